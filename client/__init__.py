@@ -1,0 +1,1 @@
+"""A hospital. The only package that may touch a patient's data."""

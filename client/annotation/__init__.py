@@ -1,0 +1,1 @@
+"""Which slice to ask a clinician for, and how the answer comes back."""

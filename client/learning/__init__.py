@@ -1,0 +1,1 @@
+"""How a hospital trains: batches, augmentation, replay, losses, the loop, prediction, scores."""

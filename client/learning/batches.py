@@ -1,0 +1,71 @@
+"""Training batches mixed from the current task and from memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from client.learning.augmentation import draw_change
+from client.learning.examples import Example, Patch, cut_patch, draw_centre
+from common.plan import FederationPlan, Training
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches stacked; the letters are those of `Patch` with B in front."""
+
+    image: Float[Tensor, "b c i j k"]
+    target: Float[Tensor, "b n i j k"]
+    weight: Float[Tensor, "b i j k"]
+    known: Bool[Tensor, "b n i j k"]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        parts = (self.image, self.target, self.weight, self.known)
+        return Batch(*(part.to(device, non_blocking=True) for part in parts))
+
+
+def stack(patches: Sequence[Patch]) -> Batch:
+    """A batch from patches of the same size."""
+    return Batch(
+        image=torch.stack([patch.image for patch in patches]),
+        target=torch.stack([patch.target for patch in patches]),
+        weight=torch.stack([patch.weight for patch in patches]),
+        known=torch.stack([patch.known for patch in patches]),
+    )
+
+
+def draw_batches(
+    current: Sequence[str],
+    remembered: Sequence[str],
+    load: Callable[[str], Example],
+    plan: FederationPlan,
+    *,
+    steps: int,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
+    """`steps` batches from the scan_ids of the current task and of the memory.
+
+    Each patch comes from memory with the plan's replay share where both have scans.
+    """
+    settings, share = plan.training, plan.replay.share
+    for _ in range(steps):
+        chosen = [_choose(current, remembered, share, rng) for _ in range(settings.batch_size)]
+        yield stack([_draw_patch(load(scan_id), settings, rng) for scan_id in chosen])
+
+
+def _choose(
+    current: Sequence[str], remembered: Sequence[str], share: float, rng: np.random.Generator
+) -> str:
+    from_memory = bool(rng.random() < share)
+    pool = remembered if remembered and (from_memory or not current) else current
+    return pool[int(rng.integers(len(pool)))]
+
+
+def _draw_patch(example: Example, settings: Training, rng: np.random.Generator) -> Patch:
+    change = draw_change(settings.augmentation, rng)
+    centre = draw_centre(example, settings.patch_size, rng)
+    return cut_patch(example, centre, settings.patch_size, change, settings.spacing_mm)

@@ -1,0 +1,1 @@
+"""Spreading one painted slice through its volume."""

@@ -1,0 +1,51 @@
+"""Arrays on disk, named by their content and memory-mapped when read."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from client.store.atomic_files import write_atomically
+from client.store.store import Store
+from common.errors import StoreError
+
+
+def save_array(store: Store, array: np.ndarray) -> str:
+    """Stores the array unless one of the same content is there; returns its key."""
+    contiguous = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{contiguous.dtype.str} {contiguous.shape} ".encode())
+    digest.update(contiguous.data)
+    key = digest.hexdigest()
+    path = _path_of(store, key)
+    if not path.exists():
+        write_atomically(path, lambda unfinished: _save_npy(unfinished, contiguous))
+    return key
+
+
+def load_array(store: Store, key: str) -> np.ndarray:
+    """The stored array, mapped read-only.
+
+    Raises:
+        StoreError: the file is gone or damaged.
+    """
+    try:
+        array: np.ndarray = np.load(_path_of(store, key), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(
+            f"array {key[:12]} in {store.folder} is missing or damaged ({error}): "
+            "ingest the scans again"
+        ) from error
+    return array
+
+
+def _path_of(store: Store, key: str) -> Path:
+    return store.folder / "arrays" / key[:2] / f"{key}.npy"
+
+
+def _save_npy(path: Path, array: np.ndarray) -> None:
+    # np.save writes through C and hides why a write failed; a full disk must be told apart.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, np.lib.format.header_data_from_array_1_0(array)
+        )
+        file.write(array.data)

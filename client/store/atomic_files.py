@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import StoreError
+
+UNFINISHED = "unfinished-"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Has `write` fill a file beside `path`, flushes it to the disk, then renames it to `path`.
+
+    Raises:
+        StoreError: the disk is full; nothing is left behind.
+    """
+    unfinished = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix is kept because image libraries choose the format by it.
+        handle, name = tempfile.mkstemp(
+            prefix=UNFINISHED, suffix="".join(path.suffixes), dir=path.parent
+        )
+        os.close(handle)
+        unfinished = Path(name)
+        write(unfinished)
+        _flush(unfinished)
+        unfinished.replace(path)
+        # The new name is on the disk only when its folder is; a catalog row may point to it next.
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise disk_full(path.parent) from error
+        raise
+    finally:
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def disk_full(folder: Path) -> StoreError:
+    """The error for a full disk: where, how much is left, what to do."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free_mb = shutil.disk_usage(folder).free / 1e6
+    return StoreError(
+        f"the disk under {folder} is full ({free_mb:.0f} MB free); what was stored before is "
+        "whole: free some space and run the same command again"
+    )

@@ -1,0 +1,199 @@
+"""Brings a data set's cases into the store; a bad one is set aside with a reason, never in the way.
+
+A case's arrays are stored first and its row last, in one transaction. A process killed in between
+leaves arrays that nobody points to and that the next run finds by their content.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.store.arrays import save_array
+from client.store.layouts import Case, Dataset
+from client.store.normalise import normalise
+from client.store.orientation import OriginalGeometry, to_ras
+from client.store.scans import CatalogScan, add_reference, insert_scan
+from client.store.store import Store
+from client.store.volume_files import RawVolume, read_label, read_volume
+from common.errors import BadScanError, StoreError
+from common.plan import Task
+from common.scans import Geometry
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """One label value of a data set: its name, and in how many scans and voxels it was found."""
+
+    value: int
+    name: str | None
+    scans: int
+    voxels: int
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of the cases. `quarantined` holds names and reasons."""
+
+    added: int
+    already_known: int
+    quarantined: tuple[tuple[str, str], ...]
+    labels: tuple[LabelCount, ...]
+
+
+@dataclass(frozen=True)
+class ReadCase:
+    """A case after all checks: RAS image, its label if there is one, and how it lay in the file."""
+
+    scan_id: str
+    image: np.ndarray
+    reference: np.ndarray | None
+    geometry: Geometry
+    original: OriginalGeometry
+
+
+def ingest_cases(
+    store: Store,
+    dataset: Dataset,
+    cases: Sequence[Case],
+    *,
+    task: Task,
+    on_case: Callable[[str], None] | None = None,
+) -> IngestReport:
+    """Reads, checks, normalises and stores the cases for a task.
+
+    The same scan is recognised by its voxels and position, under whatever name it comes again; a
+    label that it lacked is added then.
+
+    Raises:
+        StoreError: the store cannot be written (a full disk); what was stored stays.
+    """
+    added, known, bad = 0, 0, []
+    voxels_found: list[dict[int, int]] = []
+    for case in cases:
+        try:
+            read = read_case(dataset, case)
+            is_new = _keep(store, dataset, case, read, task)
+        except BadScanError as error:
+            bad.append((case.name, str(error)))
+            _set_aside(store, task, case.name, str(error))
+        else:
+            added, known = added + is_new, known + (not is_new)
+            voxels_found.append(_count_voxels(read.reference))
+        if on_case is not None:
+            on_case(case.name)
+    return IngestReport(added, known, tuple(bad), _label_counts(dataset, voxels_found))
+
+
+def read_case(dataset: Dataset, case: Case) -> ReadCase:
+    """A case's files, checked and turned to RAS.
+
+    Raises:
+        BadScanError: a file cannot be used, or a label value is not in the data set's dictionary.
+    """
+    try:
+        volume = read_volume(case.images, channels=dataset.channels)
+        label = read_label(case.label, volume) if case.label is not None else None
+    except OSError as error:
+        raise BadScanError(f"cannot be read: {error.strerror or error}") from None
+    image, affine = to_ras(volume.array, volume.affine)
+    reference = to_ras(label, volume.affine)[0] if label is not None else None
+    if reference is not None and dataset.labels:
+        unnamed = sorted(set(np.unique(reference).tolist()) - {0, *dataset.labels})
+        if unnamed:
+            raise BadScanError(
+                f"the label holds the values {unnamed}; the data set's dictionary names "
+                f"{dataset.labels}"
+            )
+    return ReadCase(
+        scan_id=_identify(image, affine),
+        image=image,
+        reference=reference,
+        geometry=Geometry(_shape(image), _nested(affine)),
+        original=_original(volume),
+    )
+
+
+def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task) -> bool:
+    """Stores a case; whether it is new."""
+    try:
+        reference_key = save_array(store, read.reference) if read.reference is not None else None
+        image = normalise(read.image, task.modality, task.window_hu)
+        row = CatalogScan(
+            scan_id=read.scan_id,
+            case=case.name,
+            task=task.name,
+            modality=task.modality,
+            geometry=read.geometry,
+            original=read.original,
+            image_key=save_array(store, image),
+            reference_key=reference_key,
+            label_names=dataset.labels,
+            label_voxels=_count_voxels(read.reference),
+        )
+    except OSError as error:
+        raise StoreError(
+            f"{store.folder} cannot be written: {error.strerror or error}; what was stored before "
+            "is whole: repair the folder and run the same command again"
+        ) from error
+    with store.connect() as connection:
+        connection.execute(
+            "DELETE FROM quarantine WHERE task = ? AND case_name = ?", (task.name, case.name)
+        )
+        query = "SELECT reference_key FROM scans WHERE scan_id = ?"
+        found = connection.execute(query, (read.scan_id,)).fetchone()
+        if found is None:
+            insert_scan(connection, row)
+        elif found["reference_key"] is None and reference_key is not None:
+            add_reference(connection, row)
+    return found is None
+
+
+def _set_aside(store: Store, task: Task, case: str, reason: str) -> None:
+    with store.connect() as connection:
+        connection.execute(
+            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (task.name, case, reason)
+        )
+
+
+def _identify(image: np.ndarray, affine: np.ndarray) -> str:
+    """A pseudonym from the voxels and where they lie; the same scan always gets the same one."""
+    # Adding 0.0 turns the -0.0 that rounding leaves into 0.0; the two print differently.
+    rounded = np.round(affine, 3) + 0.0
+    digest = hashlib.sha256(f"{image.shape} {rounded.tolist()}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return f"scan-{digest.hexdigest()[:16]}"
+
+
+def _original(volume: RawVolume) -> OriginalGeometry:
+    return OriginalGeometry(_shape(volume.array), _nested(volume.affine))
+
+
+def _shape(image: np.ndarray) -> tuple[int, int, int]:
+    return (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
+
+
+def _nested(affine: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(number) for number in row) for row in affine)
+
+
+def _count_voxels(reference: np.ndarray | None) -> dict[int, int]:
+    if reference is None:
+        return {}
+    values, counts = np.unique(reference, return_counts=True)
+    pairs = zip(values.tolist(), counts.tolist(), strict=True)
+    return {value: count for value, count in pairs if value != 0}
+
+
+def _label_counts(dataset: Dataset, found: list[dict[int, int]]) -> tuple[LabelCount, ...]:
+    values = sorted({*dataset.labels, *(value for voxels in found for value in voxels)})
+    return tuple(
+        LabelCount(
+            value=value,
+            name=dataset.labels.get(value),
+            scans=sum(value in voxels for voxels in found),
+            voxels=sum(voxels.get(value, 0) for voxels in found),
+        )
+        for value in values
+    )

@@ -1,0 +1,139 @@
+"""A hospital's state in a federation, one version per round, and the replies it sent."""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client.store.atomic_files import write_atomically
+from client.store.store import Store
+
+KEPT_REPLIES = 2
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One scan in the replay memory; `group` is what the memory is balanced over."""
+
+    scan_id: str
+    task: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is kept, in order of arrival, and how many scans of each group were ever offered."""
+
+    entries: tuple[Remembered, ...] = ()
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HospitalState:
+    """What a hospital carries from round to round; `tasks_trained` maps a task to its stage."""
+
+    federation: str
+    round: int
+    tasks_trained: Mapping[str, int] = field(default_factory=dict)
+    memory: Memory = Memory()
+
+
+def load_state(store: Store, federation: str, round_number: int) -> HospitalState:
+    """The state after a round, or after the last one before it that this hospital took part in.
+
+    Before the first there is nothing.
+    """
+    with store.read() as connection:
+        place = (federation, round_number)
+        row = connection.execute(
+            "SELECT * FROM rounds WHERE federation = ? AND round = ?", place
+        ).fetchone()
+        entries = connection.execute(
+            "SELECT * FROM replay WHERE federation = ? AND round = ? ORDER BY place", place
+        ).fetchall()
+        newest = _newest_before(connection, federation, round_number)
+    if row is None and newest is None:
+        return HospitalState(federation, round_number)
+    if row is None:
+        return load_state(store, federation, newest)
+    memory = Memory(
+        tuple(Remembered(entry["scan_id"], entry["task"], entry["grp"]) for entry in entries),
+        json.loads(row["seen"]),
+    )
+    return HospitalState(federation, round_number, json.loads(row["tasks_trained"]), memory)
+
+
+def commit_round(store: Store, state: HospitalState, digest: str, reply: bytes) -> None:
+    """Keeps the state after a round, with the reply to the request of that digest.
+
+    The reply's file comes first and the rows last, in one transaction: a process killed in between
+    has not committed. Committing a round again drops what was built on its older version.
+    """
+    path = _reply_path(store, state.federation, state.round, digest)
+    write_atomically(path, lambda unfinished: _write(unfinished, reply))
+    place = (state.federation, state.round)
+    with store.connect() as connection:
+        connection.execute("DELETE FROM rounds WHERE federation = ? AND round >= ?", place)
+        connection.execute(
+            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?)",
+            (
+                *place,
+                json.dumps(dict(state.tasks_trained)),
+                json.dumps(dict(state.memory.seen)),
+                digest,
+            ),
+        )
+        connection.executemany(
+            "INSERT INTO replay VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (*place, number, entry.scan_id, entry.task, entry.group)
+                for number, entry in enumerate(state.memory.entries)
+            ],
+        )
+    _drop_old_replies(path.parent, state.round)
+
+
+def find_reply(store: Store, federation: str, round_number: int, digest: str) -> bytes | None:
+    """The reply that was committed for this very request, if it is still kept."""
+    with store.read() as connection:
+        query = "SELECT digest FROM rounds WHERE federation = ? AND round = ?"
+        row = connection.execute(query, (federation, round_number)).fetchone()
+    path = _reply_path(store, federation, round_number, digest)
+    if row is None or row["digest"] != digest or not path.exists():
+        return None
+    return path.read_bytes()
+
+
+def latest_round(store: Store, federation: str) -> int:
+    """The newest committed round; 0 if there is none."""
+    with store.read() as connection:
+        query = "SELECT COALESCE(MAX(round), 0) FROM rounds WHERE federation = ?"
+        return int(connection.execute(query, (federation,)).fetchone()[0])
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _newest_before(
+    connection: sqlite3.Connection, federation: str, round_number: int
+) -> int | None:
+    query = "SELECT MAX(round) FROM rounds WHERE federation = ? AND round < ?"
+    found = connection.execute(query, (federation, round_number)).fetchone()[0]
+    return None if found is None else int(found)
+
+
+def _drop_old_replies(folder: Path, round_number: int) -> None:
+    # Names start with the round; what a killed process left unfinished does not, and goes too.
+    kept = range(round_number - KEPT_REPLIES + 1, round_number + 1)
+    prefixes = tuple(f"{number:05d}-" for number in kept)
+    for path in folder.iterdir():
+        if not path.name.startswith(prefixes):
+            path.unlink(missing_ok=True)
+
+
+def _reply_path(store: Store, federation: str, round_number: int, digest: str) -> Path:
+    # The digest keeps a reply apart from one to another request for the same round that was killed
+    # before its commit.
+    return store.folder / "rounds" / federation / f"{round_number:05d}-{digest[:16]}.reply"

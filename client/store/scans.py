@@ -1,0 +1,194 @@
+"""The scans of the catalog, and what can be read of each."""
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from client.store.arrays import load_array
+from client.store.orientation import OriginalGeometry
+from client.store.store import Store
+from common.errors import LabelDictionaryError, StoreError
+from common.plan import FederationPlan
+from common.scans import Geometry, Modality, Scan
+
+
+@dataclass(frozen=True)
+class CatalogScan:
+    """One row: which file it was, which task it serves, where its arrays lie."""
+
+    scan_id: str
+    case: str
+    task: str
+    modality: Modality
+    geometry: Geometry
+    original: OriginalGeometry
+    image_key: str
+    reference_key: str | None
+    label_names: dict[int, str]
+    label_voxels: dict[int, int]
+
+
+def list_scans(store: Store, task: str | None = None) -> list[CatalogScan]:
+    """The scans of a task, or all, by scan_id."""
+    with store.read() as connection:
+        if task is None:
+            rows = connection.execute("SELECT * FROM scans ORDER BY scan_id").fetchall()
+        else:
+            query = "SELECT * FROM scans WHERE task = ? ORDER BY scan_id"
+            rows = connection.execute(query, (task,)).fetchall()
+    return [_from_row(row) for row in rows]
+
+
+def find_scan(store: Store, scan_id: str) -> CatalogScan:
+    """One scan.
+
+    Raises:
+        StoreError: there is none of that id.
+    """
+    with store.read() as connection:
+        query = "SELECT * FROM scans WHERE scan_id = ?"
+        row = connection.execute(query, (scan_id,)).fetchone()
+    if row is None:
+        raise StoreError(f"{store.hospital} has no scan {scan_id!r}")
+    return _from_row(row)
+
+
+def insert_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
+    """Adds a scan's row; the arrays must be stored already."""
+    connection.execute(
+        "INSERT INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            scan.scan_id,
+            scan.case,
+            scan.task,
+            scan.modality,
+            json.dumps(asdict(scan.geometry)),
+            json.dumps(asdict(scan.original)),
+            scan.image_key,
+            scan.reference_key,
+            json.dumps(scan.label_names),
+            json.dumps(scan.label_voxels),
+        ),
+    )
+
+
+def add_reference(connection: sqlite3.Connection, scan: CatalogScan) -> None:
+    """Gives a scan that came without one its full label; all else of its row stays."""
+    connection.execute(
+        "UPDATE scans SET reference_key = ?, label_names = ?, label_voxels = ? WHERE scan_id = ?",
+        (
+            scan.reference_key,
+            json.dumps(scan.label_names),
+            json.dumps(scan.label_voxels),
+            scan.scan_id,
+        ),
+    )
+
+
+def load_scan(store: Store, scan_id: str) -> Scan:
+    """The normalised volume, memory-mapped."""
+    row = find_scan(store, scan_id)
+    return Scan(scan_id, load_array(store, row.image_key), row.geometry, row.modality)
+
+
+def read_reference(
+    store: Store, scan_id: str, plan: FederationPlan
+) -> UInt8[np.ndarray, "i j k"]:
+    """The full label that came with the scan, its values turned into the plan's label indexes.
+
+    Values are matched by name where the data set names them, else by number; others become 0.
+
+    Raises:
+        StoreError: the scan came without a label.
+    """
+    row = find_scan(store, scan_id)
+    if row.reference_key is None:
+        raise StoreError(f"scan {scan_id} ({row.case}) came without a full label")
+    lookup = np.zeros(256, dtype=np.uint8)
+    for value, index in plan_indexes(row.label_names, row.label_voxels, plan).items():
+        lookup[value] = index
+    reference: UInt8[np.ndarray, "i j k"] = lookup[load_array(store, row.reference_key)]
+    return reference
+
+
+def plan_indexes(
+    names: dict[int, str], voxels: dict[int, int], plan: FederationPlan
+) -> dict[int, int]:
+    """Which of a data set's label values are which of the plan's labels."""
+    if names:
+        index_of = {label.name.casefold(): label.index for label in plan.labels}
+        pairs = {value: index_of.get(name.casefold()) for value, name in names.items()}
+        return {value: index for value, index in pairs.items() if index is not None}
+    known = {label.index for label in plan.labels}
+    return {value: value for value in voxels if value in known}
+
+
+def count_quarantined(store: Store, task: str | None = None) -> int:
+    """How many cases could not be used, of a task or in all."""
+    with store.read() as connection:
+        query = "SELECT COUNT(*) FROM quarantine WHERE ? IS NULL OR task = ?"
+        return int(connection.execute(query, (task, task)).fetchone()[0])
+
+
+def check_label_dictionary(store: Store, plan: FederationPlan) -> None:
+    """Refuses a store whose full labels have no counterpart for a class that a task looks for.
+
+    Raises:
+        LabelDictionaryError: with a table of what was found.
+    """
+    for task in plan.tasks:
+        labelled = [scan for scan in list_scans(store, task.name) if scan.reference_key]
+        found = {
+            index
+            for scan in labelled
+            for index in plan_indexes(scan.label_names, scan.label_voxels, plan).values()
+        }
+        missing = set(plan.class_indexes(task)) - found
+        if labelled and missing:
+            names = [label.name for label in plan.labels if label.index in missing]
+            raise LabelDictionaryError(
+                f"task {task.name!r} looks for {names}, which no label of its scans is called; "
+                f"found were:\n{_label_table(labelled, plan)}\n"
+                "rename the labels in the plan or in the data set's dictionary"
+            )
+
+
+def _label_table(scans: list[CatalogScan], plan: FederationPlan) -> str:
+    values = sorted({v for scan in scans for v in (*scan.label_names, *scan.label_voxels)})
+    names = {value: name for scan in scans for value, name in scan.label_names.items()}
+    of_plan = plan_indexes(names, dict.fromkeys(values, 0), plan)
+    name_of = {label.index: label.name for label in plan.labels}
+    lines = [f"  {'value':>5}  {'name':<28}{'scans':>6}{'voxels':>12}  plan"]
+    for value in values:
+        holding = [scan for scan in scans if scan.label_voxels.get(value)]
+        voxels = sum(scan.label_voxels[value] for scan in holding)
+        counterpart = name_of[of_plan[value]] if value in of_plan else "-"
+        name = names.get(value, "(unnamed)")
+        lines.append(f"  {value:>5}  {name:<28}{len(holding):>6}{voxels:>12}  {counterpart}")
+    return "\n".join(lines)
+
+
+def _from_row(row: sqlite3.Row) -> CatalogScan:
+    geometry, original = json.loads(row["geometry"]), json.loads(row["original"])
+    return CatalogScan(
+        scan_id=row["scan_id"],
+        case=row["case_name"],
+        task=row["task"],
+        modality=row["modality"],
+        geometry=Geometry(*_shape_and_affine(geometry)),
+        original=OriginalGeometry(*_shape_and_affine(original)),
+        image_key=row["image_key"],
+        reference_key=row["reference_key"],
+        label_names={int(k): v for k, v in json.loads(row["label_names"]).items()},
+        label_voxels={int(k): v for k, v in json.loads(row["label_voxels"]).items()},
+    )
+
+
+def _shape_and_affine(
+    values: dict[str, list[int] | list[list[float]]],
+) -> tuple[tuple[int, int, int], tuple[tuple[float, ...], ...]]:
+    i, j, k = (int(n) for n in values["shape"])  # type: ignore[arg-type]
+    return (i, j, k), tuple(tuple(row) for row in values["affine"])  # type: ignore[arg-type]

@@ -1,0 +1,190 @@
+"""The store of one hospital: a folder with a SQLite catalog (WAL) and files keyed by content."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.store.atomic_files import disk_full
+from common.errors import StoreError
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE hospital (name TEXT NOT NULL);
+CREATE TABLE scans (
+    scan_id TEXT PRIMARY KEY,
+    case_name TEXT NOT NULL,
+    task TEXT NOT NULL,
+    modality TEXT NOT NULL,
+    geometry TEXT NOT NULL,          -- JSON: shape and affine in RAS
+    original TEXT NOT NULL,          -- JSON: shape and affine as in the file
+    image_key TEXT NOT NULL,
+    reference_key TEXT,              -- a full label that came with the scan, or none
+    label_names TEXT NOT NULL,       -- JSON: value -> name in the data set's own dictionary
+    label_voxels TEXT NOT NULL       -- JSON: value -> voxels in the reference label
+);
+CREATE INDEX scans_by_task ON scans (task);
+CREATE TABLE quarantine (
+    task TEXT NOT NULL,
+    case_name TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (task, case_name)
+);
+CREATE TABLE annotations (
+    scan_id TEXT NOT NULL REFERENCES scans,
+    axis INTEGER NOT NULL,
+    slice INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    mask_key TEXT NOT NULL,
+    looked_for TEXT NOT NULL,        -- JSON: label indexes
+    annotator TEXT NOT NULL,
+    seconds_spent REAL NOT NULL,
+    PRIMARY KEY (scan_id, axis, slice, version)
+);
+CREATE TABLE label_maps (
+    scan_id TEXT NOT NULL REFERENCES scans,
+    version INTEGER NOT NULL,
+    origin TEXT NOT NULL,            -- digest of the slices and settings it was made from
+    source TEXT NOT NULL,
+    classes TEXT NOT NULL,
+    spread TEXT NOT NULL,
+    soft_key TEXT NOT NULL,
+    weight_key TEXT NOT NULL,
+    expert_key TEXT NOT NULL,
+    PRIMARY KEY (scan_id, version)
+);
+CREATE TABLE rounds (
+    federation TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    tasks_trained TEXT NOT NULL,     -- JSON: task -> stage
+    seen TEXT NOT NULL,              -- JSON: group -> scans ever offered to the memory
+    digest TEXT NOT NULL,            -- of the request that this round answered
+    PRIMARY KEY (federation, round)
+);
+CREATE TABLE replay (
+    federation TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    scan_id TEXT NOT NULL REFERENCES scans,
+    task TEXT NOT NULL,
+    grp TEXT NOT NULL,
+    PRIMARY KEY (federation, round, place),
+    FOREIGN KEY (federation, round) REFERENCES rounds ON DELETE CASCADE
+);
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    event TEXT NOT NULL,
+    details TEXT NOT NULL,
+    chain TEXT NOT NULL              -- sha256 over the row before and this one
+);
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A hospital's folder. `hospital` is the name that the coordinator knows it by."""
+
+    folder: Path
+    hospital: str
+
+    @property
+    def catalog(self) -> Path:
+        """The SQLite file."""
+        return self.folder / "catalog.sqlite"
+
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed at the end, taken back if anything is raised.
+
+        Raises:
+            StoreError: the disk is full, or the catalog is damaged.
+        """
+        with _translated(self.folder), closing(_open(self.catalog)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading only; never waits for a writer."""
+        with _translated(self.folder), closing(_open(self.catalog)) as connection:
+            yield connection
+
+
+def create_store(folder: Path, hospital: str) -> Store:
+    """The store in `folder`, made on first use.
+
+    Raises:
+        StoreError: the folder belongs to another hospital, or cannot be written.
+    """
+    store = Store(folder, hospital)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"the folder {folder} cannot be made: {error.strerror}; choose another"
+        ) from error
+    with store.connect() as connection:
+        # 0: a new file, or one whose making was ended before the schema was committed.
+        if _version_of(connection) == 0:
+            for statement in SCHEMA.split(";\n"):
+                connection.execute(statement)
+            connection.execute("INSERT INTO hospital VALUES (?)", (hospital,))
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    found = open_store(folder)
+    if found.hospital != hospital:
+        raise StoreError(
+            f"{folder} is the store of {found.hospital!r}, not of {hospital!r}: "
+            "choose another folder"
+        )
+    return found
+
+
+def open_store(folder: Path) -> Store:
+    """The store in `folder`.
+
+    Raises:
+        StoreError: there is none, it is damaged, or another version of OneSlice made it.
+    """
+    store = Store(folder, "")
+    if not store.catalog.exists():
+        raise StoreError(f"expected a hospital's store in {folder}: make one with `hospital init`")
+    with store.read() as connection:
+        version = _version_of(connection)
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{store.catalog} has schema version {version}, this OneSlice reads "
+                f"{SCHEMA_VERSION}: install the version that made it, or start a new folder"
+            )
+        name = connection.execute("SELECT name FROM hospital").fetchone()["name"]
+    return Store(folder, name)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if "disk is full" in str(error) or "disk I/O error" in str(error):
+            raise disk_full(folder) from error
+        if isinstance(error, sqlite3.IntegrityError):
+            raise
+        raise StoreError(f"the catalog in {folder} cannot be used: {error}") from error

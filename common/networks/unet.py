@@ -1,0 +1,65 @@
+"""The segmenter and the student: one kind of network at two sizes.
+
+MONAI's residual U-Net with instance norm: there are no running statistics to average, and it is the
+one 3D network of MONAI that takes per-sample gradients (differential privacy) as it is.
+"""
+
+import numpy as np
+import torch
+from monai.networks.nets import UNet
+
+from common.plan import FederationPlan, NetworkSize
+from common.random_streams import stream_seed
+from common.updates import Arrays
+
+SEGMENTER, STUDENT = "segmenter", "student"
+
+
+def build_unet(size: NetworkSize, *, in_channels: int, num_classes: int) -> UNet:
+    """A U-Net from (B, in_channels, I, J, K) to logits (B, num_classes, I, J, K)."""
+    return UNet(
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=num_classes,
+        channels=size.channels,
+        strides=size.strides,
+        num_res_units=size.residual_units,
+        norm="instance",
+    )
+
+
+def build_networks(plan: FederationPlan) -> dict[str, UNet]:
+    """Both federated networks, their first weights drawn from the plan's seed."""
+    networks = {}
+    for role, size in ((SEGMENTER, plan.segmenter), (STUDENT, plan.student)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(plan.seed, "first weights", role))
+            networks[role] = build_unet(
+                size, in_channels=plan.channels, num_classes=plan.num_classes
+            )
+    return networks
+
+
+def networks_to_arrays(networks: dict[str, UNet]) -> Arrays:
+    """All weights under prefixed names, copied to the CPU."""
+    return {
+        f"{role}/{name}": tensor.detach().cpu().numpy().copy()
+        for role, network in networks.items()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def load_arrays(network: torch.nn.Module, arrays: Arrays, role: str) -> None:
+    """Sets a network's weights from the entries of `arrays` that carry its prefix."""
+    prefix = f"{role}/"
+    weights = {
+        name.removeprefix(prefix): torch.from_numpy(np.array(array))
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    network.load_state_dict(weights)
+
+
+def count_parameters(arrays: Arrays, role: str) -> int:
+    """Number of weights of one network."""
+    return sum(array.size for name, array in arrays.items() if name.startswith(f"{role}/"))

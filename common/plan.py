@@ -1,0 +1,270 @@
+"""The federation's plan: what all hospitals and the coordinator agree on before round 1."""
+
+import hashlib
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.scans import AXIS_OF_PLANE, Modality, Plane
+from common.settings_file import Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
+LabelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f/\\]{1,64}$")]
+Stride = Annotated[int, Field(ge=1, le=4)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Label(Settings):
+    """One structure of the label dictionary. `index` is its value in masks; 0 is background."""
+
+    name: LabelName
+    index: int = Field(ge=1, le=254)
+    snomed: str | None = None
+    colour: str = Field(default="#d95f02", pattern=r"^#[0-9a-fA-F]{6}$")
+
+
+class Task(Settings):
+    """One stage of the stream: which scans, which classes are painted on them, on which plane."""
+
+    name: Name
+    classes: tuple[LabelName, ...] = Field(min_length=1)
+    modality: Modality
+    plane: Plane
+    rounds: int = Field(ge=1, le=1000)
+    window_hu: tuple[float, float] | None = None
+
+    @property
+    def axis(self) -> int:
+        """The array axis whose slices are painted."""
+        return AXIS_OF_PLANE[self.plane]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.modality == "CT" and self.window_hu is None:
+            raise ValueError("a CT task needs window_hu = [lowest, highest]")
+        if self.window_hu is not None and self.window_hu[0] >= self.window_hu[1]:
+            raise ValueError(f"window_hu must ascend, got {list(self.window_hu)}")
+        return self
+
+
+class NetworkSize(Settings):
+    """A U-Net: channels per level and the stride between levels, one number or one per axis."""
+
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(min_length=2)
+    strides: tuple[Stride | tuple[Stride, Stride, Stride], ...] = Field(min_length=1)
+    residual_units: int = Field(default=1, ge=0, le=4)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.strides) != len(self.channels) - 1:
+            raise ValueError(
+                f"{len(self.channels)} levels need {len(self.channels) - 1} strides, "
+                f"got {len(self.strides)}"
+            )
+        return self
+
+    @property
+    def total_stride(self) -> tuple[int, int, int]:
+        """By how much the deepest level is coarser than the input, per axis."""
+        total = [1, 1, 1]
+        for stride in self.strides:
+            for axis, step in enumerate((stride,) * 3 if isinstance(stride, int) else stride):
+                total[axis] *= step
+        return (total[0], total[1], total[2])
+
+
+class Augmentation(Settings):
+    """Ranges of the random changes made to training patches; zero switches one off."""
+
+    rotation_degrees: tuple[float, float, float] = (15.0, 15.0, 15.0)
+    scale: float = Field(default=0.15, ge=0, lt=1)
+    log_gamma: float = Field(default=0.3, ge=0, le=2)
+    gain: float = Field(default=0.2, ge=0, lt=1)
+    noise: float = Field(default=0.1, ge=0, le=2)
+
+
+class Training(Settings):
+    """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid."""
+
+    spacing_mm: tuple[float, float, float] | None = None
+    patch_size: tuple[int, int, int]
+    batch_size: int = Field(default=4, ge=1, le=256)
+    steps_per_round: int = Field(default=12, ge=1, le=100_000)
+    student_steps_per_round: int = Field(default=6, ge=0, le=100_000)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    final_learning_rate_share: float = Field(default=0.1, gt=0, le=1)
+    weight_decay: float = Field(default=1e-3, ge=0, le=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    smoothing_max: float = Field(default=0.1, ge=0, lt=1)
+    held_back_share: float = Field(default=0.1, ge=0, le=0.5)
+    min_annotated_scans: int = Field(default=1, ge=1)
+    augmentation: Augmentation = Augmentation()
+
+
+class Annotation(Settings):
+    """Which slice of each scan a clinician is asked for."""
+
+    slice_choice: Literal["centre", "random", "spread"] = "spread"
+
+
+class Propagation(Settings):
+    """The soft affinity that carries a painted slice through its volume, and how far it counts.
+
+    `reach_slices` 0 trains on the painted slices alone. `search_radius_voxels` bounds the movement
+    between neighbouring slices; `temperature` and `displacement_penalty` shape the affinity;
+    `weight_per_slice` is the trust kept per slice of distance; `smallest_area_share` ends an organ.
+    """
+
+    reach_slices: int = Field(default=1, ge=0, le=10_000)
+    weight_per_slice: float = Field(default=0.7, gt=0, le=1)
+    search_radius_voxels: int = Field(default=3, ge=1, le=10)
+    patch_radius_voxels: int = Field(default=2, ge=0, le=5)
+    temperature: float = Field(default=0.5, gt=0)
+    displacement_penalty: float = Field(default=0.02, ge=0)
+    smallest_area_share: float = Field(default=0.02, ge=0, lt=1)
+
+
+class Replay(Settings):
+    """The hospital's memory of earlier tasks: how many scans, and their share of each batch."""
+
+    budget_scans: int = Field(default=24, ge=0)
+    share: Share = 0.5
+
+
+class StrategySettings(Settings):
+    """How the server combines the hospitals' models, by the name of Flower's class."""
+
+    name: Literal["FedAvg", "FedProx", "FedAdam", "FedMedian", "FedTrimmedAvg", "Krum"] = "FedAvg"
+    proximal_mu: float = Field(default=0.01, ge=0)
+    server_learning_rate: float = Field(default=0.01, gt=0)
+    trimmed_share: float = Field(default=0.25, gt=0, lt=0.5)
+    num_malicious: int = Field(default=0, ge=0)
+
+
+class Limits(Settings):
+    """Who must be there and how long the server waits.
+
+    `hospitals`: how many are expected before round 1. `quorum`: the fewest usable replies for a
+    round to count. `deadline_s`: the longest a round waits for replies; after a killed client
+    process Flower needs about 60 s to notice, so keep it well above 90 in a deployment.
+    """
+
+    hospitals: int = Field(ge=1, le=10_000)
+    quorum: int = Field(default=1, ge=1)
+    deadline_s: float = Field(default=3600, gt=0)
+    join_deadline_s: float = Field(default=600, gt=0)
+
+
+class FederationPlan(Settings):
+    """Everything that hospitals and the coordinator agree on."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    labels: tuple[Label, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    channels: int = Field(default=1, ge=1, le=16)
+    segmenter: NetworkSize
+    student: NetworkSize
+    training: Training
+    annotation: Annotation = Annotation()
+    propagation: Propagation = Propagation()
+    replay: Replay = Replay()
+    strategy: StrategySettings = StrategySettings()
+    limits: Limits
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_labels(self)
+        _check_patch(self)
+        _check_strategy(self.strategy, self.limits)
+        return self
+
+    @property
+    def federation(self) -> str:
+        """A short name that changes whenever the plan does: hospitals keep their state under it."""
+        return f"{self.name}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of all stages together."""
+        return sum(task.rounds for task in self.tasks)
+
+    @property
+    def num_classes(self) -> int:
+        """Output channels of the networks: the background and every label."""
+        return 1 + len(self.labels)
+
+    def stage_of_round(self, round_number: int) -> int:
+        """The stage (index into `tasks`) that round 1, 2, ... belongs to."""
+        last = 0
+        for stage, task in enumerate(self.tasks):
+            last += task.rounds
+            if round_number <= last:
+                return stage
+        return len(self.tasks) - 1
+
+    def last_round_of_stage(self, stage: int) -> int:
+        """The number of the round that ends a stage."""
+        return sum(task.rounds for task in self.tasks[: stage + 1])
+
+    def share_of_stage_done(self, round_number: int) -> float:
+        """0 in the first round of a stage, towards 1 in its last."""
+        stage = self.stage_of_round(round_number)
+        into = round_number - 1 - (self.last_round_of_stage(stage) - self.tasks[stage].rounds)
+        return min(max(into / max(self.tasks[stage].rounds - 1, 1), 0.0), 1.0)
+
+    def class_indexes(self, task: Task) -> tuple[int, ...]:
+        """Label indexes of a task's classes, ascending."""
+        index_of = {label.name: label.index for label in self.labels}
+        return tuple(sorted(index_of[name] for name in task.classes))
+
+    def task_named(self, name: str) -> Task:
+        """The task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+
+def _check_labels(plan: FederationPlan) -> None:
+    indexes = [label.index for label in plan.labels]
+    names = [label.name for label in plan.labels]
+    if indexes != list(range(1, len(indexes) + 1)):
+        raise ValueError(f"label indexes must be 1, 2, 3, ... in order, got {indexes}")
+    if len({name.casefold() for name in names}) != len(names):
+        raise ValueError(f"label names must differ, got {names}")
+    task_names = [task.name for task in plan.tasks]
+    if len(set(task_names)) != len(task_names):
+        raise ValueError(f"task names must differ, got {task_names}")
+    for task in plan.tasks:
+        unknown = sorted(set(task.classes) - set(names))
+        if unknown:
+            raise ValueError(f"task {task.name!r} names classes {unknown}; labels are {names}")
+
+
+def _check_patch(plan: FederationPlan) -> None:
+    for role, size in (("segmenter", plan.segmenter), ("student", plan.student)):
+        steps = size.total_stride
+        patch = plan.training.patch_size
+        if any(p % s or p // s < 1 for p, s in zip(patch, steps, strict=True)):
+            raise ValueError(
+                f"patch_size {list(patch)} must be a multiple of the {role}'s total stride "
+                f"{list(steps)} on every axis"
+            )
+        # One voxel left at the deepest level has no variance for the instance norm to divide by.
+        if all(p == s for p, s in zip(patch, steps, strict=True)):
+            raise ValueError(f"patch_size {list(patch)} leaves the {role} one voxel at its deepest")
+
+
+def _check_strategy(strategy: StrategySettings, limits: Limits) -> None:
+    expected = limits.hospitals
+    if limits.quorum > expected:
+        raise ValueError(f"quorum {limits.quorum} is more than the {expected} hospitals expected")
+    fewest = max(limits.quorum, 1)
+    if strategy.name == "Krum" and fewest < 2 * strategy.num_malicious + 3:
+        raise ValueError(
+            f"Krum with num_malicious = {strategy.num_malicious} needs at least "
+            f"{2 * strategy.num_malicious + 3} replies; limits.quorum is {limits.quorum}"
+        )
+    if strategy.name == "FedTrimmedAvg" and int(strategy.trimmed_share * fewest) < 1:
+        raise ValueError(
+            f"trimmed_share {strategy.trimmed_share} of a quorum of {limits.quorum} cuts nobody; "
+            "raise one of them or use FedAvg"
+        )

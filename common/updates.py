@@ -1,0 +1,153 @@
+"""All that crosses the wire: what a round asks of a hospital, and what the hospital answers.
+
+Both travel as safetensors bytes (tensors, and a JSON text in the header), a format that cannot
+carry code. The same checks run before a reply leaves the hospital and when it reaches the server.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.errors import BadReplyError, SettingsError
+from common.plan import FederationPlan, LabelName, Name
+from common.settings_file import Settings, parse_settings
+
+PROTOCOL = 1
+Arrays = dict[str, np.ndarray]
+Action = Literal["hello", "train", "score"]
+Outcome = Literal["trained", "replay_only", "abstained", "scored", "greeted", "failed"]
+
+
+class RoundRequest(Settings):
+    """What the server asks: greet, train on a round, or only score the model."""
+
+    action: Action
+    protocol: int = PROTOCOL
+    plan: FederationPlan
+    round: int = Field(ge=0)
+    proximal_mu: float = Field(default=0.0, ge=0)
+
+
+class TaskScore(Settings):
+    """How the incoming model did on a task's held-back scans, on their painted slices only."""
+
+    task: Name
+    dice: dict[LabelName, float]
+    cases: int = Field(ge=0)
+    missed: int = Field(ge=0)
+
+
+class Note(Settings):
+    """The numbers of a reply. Only these leave; a key that is not here cannot."""
+
+    hospital: Name
+    outcome: Outcome
+    reason: str = Field(default="", max_length=200)
+    protocol: int = PROTOCOL
+    round: int = Field(default=0, ge=0)
+    task: Name | None = None
+    num_examples: int = Field(default=0, ge=0, le=10_000_000)
+    scans_per_task: dict[Name, int] = {}
+    voxels_per_task: dict[Name, int] = {}
+    used: int = Field(default=0, ge=0)
+    replayed: int = Field(default=0, ge=0)
+    skipped: int = Field(default=0, ge=0)
+    quarantined: int = Field(default=0, ge=0)
+    annotated_slices: int = Field(default=0, ge=0)
+    scores: tuple[TaskScore, ...] = ()
+    loss: float | None = None
+    student_loss: float | None = None
+    seconds: dict[Literal["train", "propagate", "score"], float] = {}
+
+
+@dataclass(frozen=True)
+class LocalUpdate:
+    """A hospital's answer: its models ("segmenter/..." and "student/...", or none) and numbers."""
+
+    arrays: Arrays
+    note: Note
+
+
+def encode_request(request: RoundRequest, arrays: Arrays) -> bytes:
+    """The request as bytes."""
+    return _pack(arrays, request.model_dump_json())
+
+
+def decode_request(data: bytes) -> tuple[RoundRequest, Arrays]:
+    """The request in the bytes; every value was checked against the plan's ranges.
+
+    Raises:
+        SettingsError: it is no request of this protocol, or a value is out of range.
+    """
+    try:
+        arrays, text = _unpack(data)
+        values = json.loads(text)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise SettingsError(f"expected a request in safetensors, got {error}") from None
+    came = values.get("protocol") if isinstance(values, dict) else None
+    if came != PROTOCOL:
+        raise SettingsError(
+            f"the coordinator speaks protocol {came!r}, this hospital {PROTOCOL}: "
+            "install the same version of OneSlice on both sides"
+        )
+    return parse_settings(RoundRequest, values, "request"), arrays
+
+
+def encode_update(update: LocalUpdate) -> bytes:
+    """The reply as bytes."""
+    return _pack(update.arrays, update.note.model_dump_json())
+
+
+def decode_update(data: bytes) -> LocalUpdate:
+    """The reply in the bytes.
+
+    Raises:
+        BadReplyError: it is no reply of this protocol.
+    """
+    try:
+        arrays, text = _unpack(data)
+        return LocalUpdate(arrays, Note.model_validate_json(text))
+    except (ValueError, KeyError, SafetensorError, ValidationError) as error:
+        raise BadReplyError(f"expected a reply in safetensors, got {error}") from None
+
+
+def check_arrays(arrays: Arrays, expected: Arrays) -> None:
+    """Refuses tensors that differ from `expected` in names, shapes, dtypes, or are not finite.
+
+    Raises:
+        BadReplyError: says which tensor, what was expected and what came.
+    """
+    missing, unknown = sorted(set(expected) - set(arrays)), sorted(set(arrays) - set(expected))
+    if missing or unknown:
+        raise BadReplyError(
+            f"expected the tensors that were sent out; missing {missing[:3]}, "
+            f"not asked for {unknown[:3]}"
+        )
+    for name, wanted in expected.items():
+        came = arrays[name]
+        if came.shape != wanted.shape or came.dtype != wanted.dtype:
+            raise BadReplyError(
+                f"{name}: expected {wanted.dtype} {wanted.shape}, got {came.dtype} {came.shape}"
+            )
+        if not np.isfinite(came).all():
+            raise BadReplyError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def _pack(arrays: Arrays, text: str) -> bytes:
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    packed: bytes = save(contiguous, metadata={"json": text})
+    return packed
+
+
+def _unpack(data: bytes) -> tuple[Arrays, str]:
+    # safetensors reads the header's text only from files, so it is taken from the bytes here:
+    # eight bytes of length, then JSON.
+    length = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    arrays: Arrays = load(data)
+    return arrays, header["__metadata__"]["json"]

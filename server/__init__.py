@@ -1,0 +1,1 @@
+"""The coordinator: sees weights and numbers, never a scan."""

@@ -1,0 +1,86 @@
+"""Asks hospitals and waits for their answers: our own poll, with a deadline.
+
+Flower's `send_and_receive` sleeps 3 s between looks and gives no account of who stayed silent.
+"""
+
+import time
+from collections.abc import Iterable
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from common.errors import BadReplyError, QuorumError
+from common.messages import CONFIG, content_to_update, request_to_config
+from common.plan import FederationPlan
+from common.updates import RoundRequest
+
+FIRST_LOOK_S, LONGEST_PAUSE_S = 0.005, 1.0
+
+
+def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int, Message]:
+    """Sends the messages; the replies by node id, those that came within the deadline."""
+    sent = list(messages)
+    node_of = {
+        message_id: message.metadata.dst_node_id
+        for message_id, message in zip(grid.push_messages(sent), sent, strict=True)
+    }
+    replies: dict[int, Message] = {}
+    pause_s, until = FIRST_LOOK_S, time.monotonic() + deadline_s
+    while True:
+        waiting = [message_id for message_id, node in node_of.items() if node not in replies]
+        for reply in grid.pull_messages(waiting) if waiting else ():
+            # SuperLink answers for a dead node as node 1, so the sender is looked up by request.
+            replies[node_of[reply.metadata.reply_to_message_id]] = reply
+        left_s = until - time.monotonic()
+        if len(replies) == len(node_of) or left_s <= 0:
+            return replies
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def greet(grid: Grid, plan: FederationPlan, known: dict[int, str]) -> dict[int, str]:
+    """The names of all nodes online, after asking those that are not in `known`.
+
+    A node that does not answer, refuses the plan, or takes a name that is already in use stays out.
+    """
+    online = set(grid.get_node_ids())
+    names = {node: name for node, name in known.items() if node in online}
+    config = request_to_config(RoundRequest(action="hello", plan=plan, round=0))
+    messages = [
+        Message(RecordDict({CONFIG: ConfigRecord(dict(config))}), node, "query")
+        for node in sorted(online - set(names))
+    ]
+    for node, reply in sorted(ask(grid, messages, plan.limits.join_deadline_s).items()):
+        if reply.has_error():
+            continue
+        try:
+            note = content_to_update(reply.content).note
+        except BadReplyError:
+            continue
+        if note.outcome == "greeted" and note.hospital not in names.values():
+            names[node] = note.hospital
+    return names
+
+
+def wait_for_hospitals(grid: Grid, plan: FederationPlan) -> dict[int, str]:
+    """The expected hospitals by node id, as soon as all are there; at the deadline, a quorum.
+
+    Raises:
+        QuorumError: fewer than the quorum came.
+    """
+    names: dict[int, str] = {}
+    until = time.monotonic() + plan.limits.join_deadline_s
+    while True:
+        names = greet(grid, plan, names)
+        if len(names) >= plan.limits.hospitals:
+            return names
+        if time.monotonic() >= until:
+            break
+        time.sleep(min(LONGEST_PAUSE_S, max(0.0, until - time.monotonic())))
+    if len(names) < plan.limits.quorum:
+        raise QuorumError(
+            f"expected {plan.limits.hospitals} hospitals (at least {plan.limits.quorum}), "
+            f"{len(names)} joined within {plan.limits.join_deadline_s:g} s: "
+            f"{sorted(names.values())}; check that their workers run and start again"
+        )
+    return names

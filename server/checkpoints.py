@@ -1,0 +1,119 @@
+"""A RoundState on disk, whole or not at all.
+
+One folder per round: it is written under another name, flushed to the disk, then renamed. A run
+killed at any moment leaves the rounds before, and perhaps an unfinished folder that nobody reads.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.errors import CheckpointError
+from common.plan import FederationPlan
+from server.round_state import RoundRecord, RoundState
+
+MODELS, STRATEGY, STATE = "models.safetensors", "strategy.safetensors", "state.json"
+KEPT_ROUNDS = 2
+
+
+def save_state(folder: Path, state: RoundState, plan: FederationPlan) -> Path:
+    """Writes the state to `folder`/round-00012 and returns that path.
+
+    Of older rounds the ends of stages and the last two stay.
+
+    Raises:
+        CheckpointError: the disk is full or may not be written; earlier rounds are untouched.
+    """
+    target = folder / f"round-{state.round:05d}"
+    records = [record.model_dump(mode="json") for record in state.history]
+    closing = state.closing.model_dump(mode="json") if state.closing else None
+    story = {"federation": plan.federation, "round": state.round, "history": records}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep_unfinished(folder)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
+        _write(unfinished / MODELS, save(state.arrays))
+        _write(unfinished / STRATEGY, save(state.strategy_arrays))
+        _write(unfinished / STATE, json.dumps({**story, "closing": closing}).encode())
+        _flush_folder(unfinished)
+        if target.exists():
+            # Only the last round is ever written twice: with the closing scores added.
+            shutil.rmtree(target)
+        unfinished.rename(target)
+        _flush_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"round {state.round} could not be saved in {folder} ({error.strerror}); earlier "
+            "rounds are kept: free some space and run the same command again"
+        ) from error
+    _prune(folder, state.round, plan)
+    return target
+
+
+def load_state(folder: Path, plan: FederationPlan) -> RoundState | None:
+    """The newest state in `folder`, None if there is none.
+
+    Raises:
+        CheckpointError: the checkpoints belong to another plan, or the newest cannot be read.
+    """
+    rounds = sorted(folder.glob("round-?????"))
+    return read_state(rounds[-1], plan) if rounds else None
+
+
+def read_state(path: Path, plan: FederationPlan) -> RoundState:
+    """The state in one round's folder.
+
+    Raises:
+        CheckpointError: it belongs to another plan or cannot be read.
+    """
+    try:
+        story = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if story["federation"] != plan.federation:
+            raise CheckpointError(
+                f"{path} belongs to the plan {story['federation']!r}, not to "
+                f"{plan.federation!r}: give the changed plan another --out"
+            )
+        return RoundState(
+            round=story["round"],
+            arrays=load((path / MODELS).read_bytes()),
+            strategy_arrays=load((path / STRATEGY).read_bytes()),
+            history=tuple(RoundRecord.model_validate(record) for record in story["history"]),
+            closing=RoundRecord.model_validate(story["closing"]) if story["closing"] else None,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): remove that folder to resume from the round before"
+        ) from error
+
+
+def _prune(folder: Path, newest: int, plan: FederationPlan) -> None:
+    ends_of_stages = {plan.last_round_of_stage(stage) for stage in range(len(plan.tasks))}
+    for path in folder.glob("round-?????"):
+        number = int(path.name.removeprefix("round-"))
+        if number <= newest - KEPT_ROUNDS and number not in ends_of_stages:
+            shutil.rmtree(path)
+
+
+def _sweep_unfinished(folder: Path) -> None:
+    for path in folder.glob("unfinished-*"):
+        shutil.rmtree(path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

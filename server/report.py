@@ -1,0 +1,282 @@
+"""The report of a run: report.json for other tools, report.html for people."""
+
+import base64
+import io
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from common.plan import FederationPlan
+from common.settings_file import Settings
+from common.updates import Note
+from server.round_state import RoundState
+from server.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class SiteRow(Settings):
+    """One hospital: its scans, and what became of them in its last round."""
+
+    name: str
+    scans: int
+    annotated_slices: int
+    used: int
+    skipped: int
+    quarantined: int
+    rounds_trained: int = 0
+    rounds_dropped: int = 0
+
+
+class ModelScores(Settings):
+    """One model on scans with full labels. Distances are None where the spacing is no truth."""
+
+    dice: dict[str, float]
+    mean_dice: float | None
+    hd95_mm: float | None
+    hd95_voxels: float | None = None
+    missed: int
+    cases: int
+    parameters: int
+
+
+class LocalOnly(Settings):
+    """What a hospital reaches alone with the same number of its own steps."""
+
+    site: str
+    mean_dice: float | None
+
+
+class Continual(Settings):
+    """`dice_matrix[stage][task]`: mean Dice of a task's test scans after a stage."""
+
+    tasks: tuple[str, ...]
+    dice_matrix: tuple[tuple[float | None, ...], ...]
+    acc: float | None
+    bwt: float | None
+    forgetting: float | None
+
+
+class PropagationScores(Settings):
+    """The spread labels of the scans whose painted slice shows something; slices are means."""
+
+    mean_dice: float | None
+    mean_dice_without_annotated: float | None
+    overrun_slices: float | None
+    underrun_slices: float | None
+    scans: int
+    scans_painted_empty: int
+
+
+class Annotation(Settings):
+    """The effort: slices, their share of the slices that show a structure, rounds of asking."""
+
+    slices: int
+    fraction_of_slices: float | None
+    rounds: int
+    minutes: float
+
+
+class Communication(Settings):
+    """Bytes of tensors per hospital and round."""
+
+    rounds: int
+    bytes_up_per_site_round: float
+    bytes_down_per_site_round: float
+
+
+class Seconds(Settings):
+    """Where the time went; `train` and `propagate` are sums over hospitals."""
+
+    total: float
+    train: float
+    propagate: float
+    score: float
+    wait: float
+    aggregate: float
+
+
+class Report(Settings):
+    """All of report.json; the keys are stable because other tools read them."""
+
+    scenario: str
+    seed: int
+    engine: Literal["in-process", "ray", "deployment"]
+    versions: dict[str, str]
+    sites: tuple[SiteRow, ...]
+    segmenter: ModelScores | None
+    student: ModelScores | None
+    local_only: tuple[LocalOnly, ...] = ()
+    continual: Continual | None
+    propagation: PropagationScores | None
+    annotation: Annotation
+    communication: Communication
+    time_s: Seconds
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report: PNG bytes and what it shows."""
+
+    title: str
+    png: bytes
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that bear on the numbers."""
+    names = ("oneslice", "flwr", "torch", "monai", "torchio", "mlflow")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def site_rows(state: RoundState) -> tuple[SiteRow, ...]:
+    """One row per hospital that was ever heard of, from the notes it sent."""
+    rows = {}
+    names = {n.hospital for r in state.history for n in r.notes}
+    names |= {d.hospital for r in state.history for d in r.dropped}
+    for name in sorted(names):
+        notes = [n for r in state.history for n in r.notes if n.hospital == name]
+        dropped = sum(d.hospital == name for r in state.history for d in r.dropped)
+        last = notes[-1] if notes else None
+        rows[name] = SiteRow(
+            name=name,
+            scans=sum(last.scans_per_task.values()) if last else 0,
+            annotated_slices=last.annotated_slices if last else 0,
+            used=max((note.used for note in notes), default=0),
+            skipped=last.skipped if last else 0,
+            quarantined=last.quarantined if last else 0,
+            rounds_trained=sum(note.num_examples > 0 for note in notes),
+            rounds_dropped=dropped,
+        )
+    return tuple(rows.values())
+
+
+def communication(state: RoundState) -> Communication:
+    """Mean bytes per hospital and round."""
+    up = [size for record in state.history for size in record.bytes_up.values()]
+    down = [record.bytes_down for record in state.history]
+    return Communication(
+        rounds=state.round,
+        bytes_up_per_site_round=sum(up) / max(len(up), 1),
+        bytes_down_per_site_round=sum(down) / max(len(down), 1),
+    )
+
+
+def seconds_spent(state: RoundState, extra_s: float, *, in_turn: bool) -> Seconds:
+    """Where the time of all rounds went, plus `extra_s` outside them.
+
+    `wait` is the waiting for replies beyond the hospitals' own work: beyond the sum of it where
+    they work in turn, beyond the longest where they work at the same time.
+    """
+    spent = dict.fromkeys(("train", "propagate", "score"), 0.0)
+    waited = idle = aggregated = 0.0
+    for record in state.history:
+        works = [sum(note.seconds.values()) for note in record.notes]
+        busy = sum(works) if in_turn else max(works, default=0.0)
+        waited += record.seconds["wait"]
+        idle += max(record.seconds["wait"] - busy, 0.0)
+        aggregated += record.seconds.get("aggregate", 0.0)
+        for note in record.notes:
+            for what, value in note.seconds.items():
+                spent[what] += value
+    total = waited + aggregated + extra_s
+    return Seconds(total=total, wait=idle, aggregate=aggregated, **spent)
+
+
+def write_report(
+    folder: RunFolder,
+    report: Report,
+    plan: FederationPlan,
+    state: RoundState,
+    overlays: Sequence[Picture],
+) -> None:
+    """Writes report.json and the self-contained report.html."""
+    folder.report_json.write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    pictures = [Picture("Learning curves", _to_png(plot_curves(plan, state)))]
+    if report.continual is not None:
+        pictures.append(Picture("Dice by stage and task", _to_png(plot_matrix(report.continual))))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True)
+    )
+    dropped = [(r.round, d) for r in state.history for d in r.dropped]
+    page = environment.get_template("report.html.jinja").render(
+        report=report,
+        plan=plan,
+        dropped=dropped,
+        pictures=[(p.title, base64.b64encode(p.png).decode()) for p in pictures],
+        overlays=[(p.title, base64.b64encode(p.png).decode()) for p in overlays],
+    )
+    folder.report_html.write_text(page, encoding="utf-8")
+
+
+def plot_curves(plan: FederationPlan, state: RoundState) -> "Figure":
+    """Held-back Dice per task and training loss per hospital, over the rounds."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, only for reports)
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    records = [*state.history, *([state.closing] if state.closing else [])]
+    for task in plan.tasks:
+        points = [
+            (record.round - (record is not state.closing), mean)
+            for record in records
+            if (mean := _mean_score(record.notes, task.name)) is not None
+        ]
+        left.plot(*zip(*points, strict=True), marker="o", ms=3, label=task.name) if points else None
+    left.set(xlabel="rounds trained", ylabel="Dice on held-back slices", ylim=(0, 1))
+    for name in sorted({note.hospital for r in state.history for note in r.notes}):
+        losses = [
+            (r.round, note.loss)
+            for r in state.history
+            for note in r.notes
+            if note.hospital == name and note.loss is not None
+        ]
+        right.plot(*zip(*losses, strict=True), label=name) if losses else None
+    right.set(xlabel="round", ylabel="training loss")
+    for axes in (left, right):
+        for stage in range(len(plan.tasks) - 1):
+            axes.axvline(plan.last_round_of_stage(stage) + 0.5, color="0.8", lw=1, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def plot_matrix(continual: Continual) -> "Figure":
+    """The stage-by-task Dice matrix."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (as above)
+
+    size = len(continual.tasks)
+    figure = Figure(figsize=(1.3 * size + 2, 0.9 * size + 1.4), layout="constrained")
+    axes = figure.subplots()
+    values = [[value or 0.0 for value in row] for row in continual.dice_matrix]
+    axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
+    for stage, row in enumerate(continual.dice_matrix):
+        for task, value in enumerate(row):
+            text = "-" if value is None else f"{value:.3f}"
+            dark = value is not None and value > 0.55
+            axes.text(task, stage, text, ha="center", va="center", color="w" if dark else "k")
+    axes.set_xticks(range(size), continual.tasks)
+    axes.set_yticks(range(size), [f"after {task}" for task in continual.tasks])
+    return figure
+
+
+def _mean_score(notes: Sequence[Note], task: str) -> float | None:
+    means = [
+        sum(score.dice.values()) / len(score.dice)
+        for note in notes
+        for score in note.scores
+        if score.task == task and score.dice
+    ]
+    return sum(means) / len(means) if means else None
+
+
+def _to_png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

@@ -1,0 +1,55 @@
+"""RoundState: all that a federation is after a round, as one frozen value."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from common.settings_file import Settings
+from common.updates import Arrays, Note
+
+
+class Dropped(Settings):
+    """A hospital whose answer did not count in a round, and why."""
+
+    hospital: str
+    reason: str
+    kind: Literal["bad_reply", "failed", "silent"]
+
+
+class RoundRecord(Settings):
+    """What one round was: the hospitals' numbers, who was dropped, bytes and seconds.
+
+    `notes` are those of all hospitals that answered within the deadline and passed the checks;
+    `averaged` names those whose models went into the mean.
+    """
+
+    round: int = Field(ge=0)
+    stage: int = Field(ge=0)
+    notes: tuple[Note, ...] = ()
+    averaged: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    bytes_down: int = 0
+    bytes_up: dict[str, int] = {}
+    seconds: dict[Literal["wait", "aggregate"], float] = {}
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """A federation after a round.
+
+    Random state needs no place here: every stream is drawn from (seed, hospital, round) by name.
+
+    Attributes:
+        round: the last round that counts; 0 before the first.
+        arrays: both models, "segmenter/..." and "student/...".
+        strategy_arrays: the strategy's own tensors (FedAdam's moments), or none.
+        history: one record per round.
+        closing: how the hospitals scored the final models, once they were asked.
+    """
+
+    round: int
+    arrays: Arrays
+    strategy_arrays: Arrays
+    history: tuple[RoundRecord, ...]
+    closing: RoundRecord | None = None

@@ -1,0 +1,184 @@
+"""The federation's rounds, from the first or from where a checkpoint left off.
+
+Flower's `Strategy.start` cannot resume, so the loop is ours, over the strategy's public
+`configure_train` and `aggregate_train`. Saved first, then reported: a tracker that fails must not
+lose a round.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from common.errors import BadReplyError, QuorumError
+from common.messages import arrays_to_record, content_to_update, request_to_config
+from common.plan import FederationPlan
+from common.updates import Action, LocalUpdate, RoundRequest
+from server.asking import ask, greet, wait_for_hospitals
+from server.checkpoints import load_state, save_state
+from server.round_state import Dropped, RoundRecord, RoundState
+from server.strategy import (
+    average,
+    build_strategy,
+    check_update,
+    fewest_models,
+    restore_strategy,
+    strategy_arrays,
+)
+
+Answers = dict[str, tuple[Message, LocalUpdate]]
+OnRound = Callable[[RoundState], None]
+
+
+def run_federation(
+    grid: Grid, plan: FederationPlan, checkpoints: Path, on_round: OnRound
+) -> RoundState:
+    """Runs all rounds that are still to do, then has the final models scored.
+
+    Args:
+        grid: Flower's connection to the hospitals.
+        plan: what to do.
+        checkpoints: where rounds are saved and resumed from.
+        on_round: called with the saved state after every round and after the closing scores.
+
+    Raises:
+        QuorumError: too few hospitals joined, or too few answers of a round counted.
+        CheckpointError: a round cannot be saved or resumed.
+    """
+    state = load_state(checkpoints, plan) or first_state(plan)
+    if state.closing is not None:
+        return state
+    strategy = build_strategy(plan.strategy)
+    restore_strategy(strategy, state.strategy_arrays)
+    hospitals = wait_for_hospitals(grid, plan)
+    while state.round < plan.num_rounds:
+        hospitals = greet(grid, plan, hospitals)
+        state = run_round(grid, plan, strategy, state, hospitals)
+        save_state(checkpoints, state, plan)
+        on_round(state)
+    state = replace(state, closing=score_models(grid, plan, strategy, state, hospitals))
+    save_state(checkpoints, state, plan)
+    on_round(state)
+    return state
+
+
+def first_state(plan: FederationPlan) -> RoundState:
+    """Round 0: fresh weights, drawn from the plan's seed."""
+    # Torch and MONAI take seconds to load; a server that resumes never needs them.
+    from common.networks.unet import build_networks, networks_to_arrays  # noqa: PLC0415
+
+    return RoundState(0, networks_to_arrays(build_networks(plan)), {}, ())
+
+
+def run_round(
+    grid: Grid,
+    plan: FederationPlan,
+    strategy: FedAvg,
+    state: RoundState,
+    hospitals: dict[int, str],
+) -> RoundState:
+    """One round: ask all, check the answers, average those that hold."""
+    number = state.round + 1
+    record, answers = _ask_round(grid, plan, strategy, state, hospitals, "train")
+    trained = sorted(
+        name for name, (_, update) in answers.items() if update.note.num_examples > 0
+    )
+    _require_quorum(plan, record, len(answers), len(trained))
+    started = time.perf_counter()
+    arrays = average(strategy, answers, state.arrays, number)
+    seconds = {**record.seconds, "aggregate": time.perf_counter() - started}
+    record = record.model_copy(update={"averaged": tuple(trained), "seconds": seconds})
+    return RoundState(number, arrays, strategy_arrays(strategy), (*state.history, record))
+
+
+def score_models(
+    grid: Grid,
+    plan: FederationPlan,
+    strategy: FedAvg,
+    state: RoundState,
+    hospitals: dict[int, str],
+) -> RoundRecord:
+    """How the hospitals score the models as they are; nobody trains."""
+    record, _ = _ask_round(grid, plan, strategy, state, hospitals, "score")
+    return record
+
+
+def _ask_round(
+    grid: Grid,
+    plan: FederationPlan,
+    strategy: FedAvg,
+    state: RoundState,
+    hospitals: dict[int, str],
+    action: Action,
+) -> tuple[RoundRecord, Answers]:
+    number = state.round + (action == "train")
+    request = RoundRequest(action=action, plan=plan, round=number)
+    config: ConfigRecord = request_to_config(request)
+    messages = strategy.configure_train(number, arrays_to_record(state.arrays), config, grid)
+    asked = [message for message in messages if message.metadata.dst_node_id in hospitals]
+    started = time.perf_counter()
+    replies = ask(grid, asked, plan.limits.deadline_s)
+    waited_s = time.perf_counter() - started
+    answers, dropped = _sort_out(hospitals, replies, state, number)
+    sizes = {name: array.nbytes for name, array in state.arrays.items()}
+    record = RoundRecord(
+        round=number,
+        stage=plan.stage_of_round(max(number, 1)),
+        notes=tuple(update.note for _, (_, update) in sorted(answers.items())),
+        dropped=tuple(sorted(dropped, key=lambda one: one.hospital)),
+        bytes_down=sum(sizes.values()),
+        bytes_up={
+            name: sum(array.nbytes for array in update.arrays.values())
+            for name, (_, update) in sorted(answers.items())
+        },
+        seconds={"wait": waited_s},
+    )
+    return record, answers
+
+
+def _sort_out(
+    hospitals: dict[int, str], replies: dict[int, Message], state: RoundState, number: int
+) -> tuple[Answers, list[Dropped]]:
+    """The answers that count, by hospital, and the hospitals whose answer does not."""
+    answers: Answers = {}
+    dropped = []
+    for node, hospital in hospitals.items():
+        reply = replies.get(node)
+        if reply is None:
+            dropped.append(_drop(hospital, "silent", "no answer within the deadline"))
+        elif reply.has_error():
+            dropped.append(_drop(hospital, "failed", f"Flower error {reply.error.code}"))
+        else:
+            try:
+                update = content_to_update(reply.content)
+                check_update(update, hospital, state.arrays, number)
+            except BadReplyError as error:
+                dropped.append(_drop(hospital, "bad_reply", str(error)))
+                continue
+            if update.note.outcome == "failed":
+                dropped.append(_drop(hospital, "failed", update.note.reason))
+            else:
+                answers[hospital] = (reply, update)
+    return answers, dropped
+
+
+def _drop(hospital: str, kind: str, reason: str) -> Dropped:
+    return Dropped.model_validate({"hospital": hospital, "kind": kind, "reason": reason})
+
+
+def _require_quorum(
+    plan: FederationPlan, record: RoundRecord, num_answers: int, num_models: int
+) -> None:
+    needed = fewest_models(plan.strategy)
+    if num_answers >= plan.limits.quorum and num_models >= needed:
+        return
+    why = "; ".join(f"{one.hospital}: {one.reason}" for one in record.dropped) or "none dropped"
+    raise QuorumError(
+        f"round {record.round}: {num_answers} answers and {num_models} models counted, needed are "
+        f"{plan.limits.quorum} answers and {needed} models for {plan.strategy.name} ({why}); "
+        "the rounds before are saved: run the same command again when the hospitals are back"
+    )

@@ -1,0 +1,167 @@
+"""MLflow at the coordinator: one experiment per federation, one run per start, nested by stage.
+
+A tracker that fails costs no round: the first failure is logged and tracking stops there, while the
+checkpoints, which hold the same numbers, go on.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from common.plan import FederationPlan
+from server.round_state import RoundRecord, RoundState
+from server.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def round_metrics(record: RoundRecord) -> dict[str, float]:
+    """The numbers of one round under few, stable names: per task, and per hospital."""
+    metrics: dict[str, float] = {
+        "hospitals/averaged": len(record.averaged),
+        "hospitals/dropped": len(record.dropped),
+        **{f"seconds/{what}": seconds for what, seconds in record.seconds.items()},
+    }
+    per_task: dict[str, list[float]] = {}
+    for note in record.notes:
+        if note.loss is not None:
+            metrics[f"loss/{note.hospital}"] = note.loss
+        for score in note.scores:
+            if score.dice:
+                mean = sum(score.dice.values()) / len(score.dice)
+                metrics[f"dice/{score.task}/{note.hospital}"] = mean
+                per_task.setdefault(score.task, []).append(mean)
+    for task, means in per_task.items():
+        metrics[f"dice/{task}/mean"] = sum(means) / len(means)
+    return metrics
+
+
+class MlflowTracker:
+    """Logs to the run folder's own MLflow database."""
+
+    def __init__(self, plan: FederationPlan, folder: RunFolder) -> None:
+        """Opens the experiment and starts a run; loads MLflow, which takes seconds."""
+        from mlflow import MlflowClient  # noqa: PLC0415  (2.5 s; only where it is used)
+
+        self._plan = plan
+        self._folder = folder
+        self._client = MlflowClient(tracking_uri=folder.tracking_uri)
+        self._experiment = self._open_experiment()
+        self.run_id = self._start_run(time.strftime("start %Y-%m-%d %H:%M:%S"), {})
+        self._stage_runs: dict[int, str] = {}
+        for name, value in _parameters(plan).items():
+            self._client.log_param(self.run_id, name, value)
+        self._client.log_artifact(self.run_id, str(folder.plan_file))
+
+    def log_state(self, state: RoundState) -> None:
+        """The round's numbers; both models at the end of each stage."""
+        record = state.closing or state.history[-1]
+        for run_id in (self.run_id, self._stage_run(record.stage)):
+            self._log_metrics(run_id, record)
+        is_last = state.round == self._plan.last_round_of_stage(record.stage)
+        if is_last and state.closing is None:
+            path = self._folder.checkpoints / f"round-{state.round:05d}" / "models.safetensors"
+            self._client.log_artifact(self._stage_run(record.stage), str(path), "models")
+
+    def log_report(self) -> None:
+        """The finished report's files."""
+        for path in (self._folder.report_json, self._folder.report_html):
+            if path.exists():
+                self._client.log_artifact(self.run_id, str(path))
+
+    def close(self, status: str) -> None:
+        """Ends all runs of this start."""
+        for run_id in (*self._stage_runs.values(), self.run_id):
+            self._client.set_terminated(run_id, status)
+
+    def _open_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self._plan.federation)
+        if found is not None:
+            return str(found.experiment_id)
+        location = self._folder.artifacts.resolve().as_uri()
+        return str(self._client.create_experiment(self._plan.federation, location))
+
+    def _start_run(self, name: str, tags: dict[str, str]) -> str:
+        run = self._client.create_run(self._experiment, run_name=name, tags=tags)
+        return str(run.info.run_id)
+
+    def _stage_run(self, stage: int) -> str:
+        if stage not in self._stage_runs:
+            name = f"stage {stage + 1}: {self._plan.tasks[stage].name}"
+            parent = {"mlflow.parentRunId": self.run_id}
+            self._stage_runs[stage] = self._start_run(name, parent)
+        return self._stage_runs[stage]
+
+    def _log_metrics(self, run_id: str, record: RoundRecord) -> None:
+        from mlflow.entities import Metric  # noqa: PLC0415  (as above)
+
+        now_ms = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now_ms, record.round)
+            for name, value in round_metrics(record).items()
+        ]
+        self._client.log_batch(run_id, metrics=metrics)
+
+
+class CarefulTracker:
+    """Passes everything on until the first failure, which it logs; then nothing."""
+
+    def __init__(self, tracker: MlflowTracker | None) -> None:
+        """None tracks nothing from the start."""
+        self._tracker = tracker
+
+    def log_state(self, state: RoundState) -> None:
+        """A round was saved, or the closing scores were."""
+        self._try(lambda tracker: tracker.log_state(state))
+
+    def log_report(self) -> None:
+        """The report was written."""
+        self._try(lambda tracker: tracker.log_report())
+
+    def close(self, status: str) -> None:
+        """Ends this start's runs."""
+        self._try(lambda tracker: tracker.close(status))
+
+    def _try(self, action: Callable[[MlflowTracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            action(self._tracker)
+        except Exception as error:  # noqa: BLE001  (whatever MLflow raises must not cost a round)
+            log.warning("tracking stops here, the federation goes on: %s", error)
+            self._tracker = None
+
+
+@contextmanager
+def open_tracker(plan: FederationPlan, folder: RunFolder) -> Iterator[CarefulTracker]:
+    """A tracker for one start of a federation; ended as finished or failed."""
+    try:
+        tracker = CarefulTracker(MlflowTracker(plan, folder))
+    except Exception as error:  # noqa: BLE001  (as above)
+        log.warning("MLflow cannot be opened, the federation goes on without it: %s", error)
+        tracker = CarefulTracker(None)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    tracker.close("FINISHED")
+
+
+def _parameters(plan: FederationPlan) -> dict[str, str]:
+    """The plan's leaves as MLflow parameters."""
+    training = plan.training.model_dump(exclude={"augmentation"})
+    sections = {
+        "training": training,
+        "strategy": plan.strategy.model_dump(),
+        "replay": plan.replay.model_dump(),
+        "propagation": plan.propagation.model_dump(),
+        "annotation": plan.annotation.model_dump(),
+    }
+    leaves = {
+        f"{section}.{name}": str(value)
+        for section, values in sections.items()
+        for name, value in values.items()
+    }
+    return {"seed": str(plan.seed), "tasks": ", ".join(t.name for t in plan.tasks), **leaves}

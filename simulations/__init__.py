@@ -1,0 +1,1 @@
+"""Many hospitals on one machine. The only package that may import both sides."""

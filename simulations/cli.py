@@ -1,0 +1,142 @@
+"""`oneslice simulate ...`. Heavy libraries load inside the commands, so that help is quick."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from common.command_line import Format, run_commands
+
+if TYPE_CHECKING:
+    from server.report import ModelScores, Report
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Out = Annotated[Path, typer.Option(help="The run's folder; an unfinished run there is resumed.")]
+Data = Annotated[Path | None, typer.Option(help="A labelled folder: MSD, nnU-Net v2 or plain.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+
+
+def run(arguments: Sequence[str], prog_name: str) -> None:
+    """The role's entry point."""
+    run_commands(app, arguments, prog_name)
+
+
+@app.callback()
+def main() -> None:
+    """Run many hospitals on one machine."""
+
+
+@app.command("run")
+def run_command(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name, a TOML file, or `generic`.")],
+    out: Out,
+    data: Data = None,
+    seed: Annotated[int | None, typer.Option(help="Another draw of the same scenario.")] = None,
+    engine: Annotated[str, typer.Option(help="in-process or ray")] = "in-process",
+    local_only: Annotated[
+        bool, typer.Option("--local-only", help="Also train each hospital alone.")
+    ] = False,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Run a scenario to its report; run it again on the same folder to resume."""
+    with _progress() as progress:
+        from server.run_folder import RunFolder  # noqa: PLC0415
+        from simulations.generic import choose_scenario  # noqa: PLC0415
+        from simulations.run import run_scenario  # noqa: PLC0415
+
+        folder = RunFolder(out)
+        chosen = choose_scenario(scenario, data)
+        chosen = chosen if seed is None else chosen.with_seed(seed)
+        report = run_scenario(
+            chosen, data, out, engine=_engine(engine), local_only=local_only, progress=progress
+        )
+    if output is Format.JSON:
+        print(report.model_dump_json())
+        return
+    print_report(report)
+    print(f"report: {folder.report_html}")
+
+
+@app.command()
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    data: Annotated[Path, typer.Option(help="A labelled folder: MSD, nnU-Net v2 or plain.")],
+    json_file: Json = None,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Score a run's final models on any labelled folder (external validation)."""
+    with _progress() as progress:
+        from simulations.external import evaluate_run  # noqa: PLC0415
+
+        scores = evaluate_run(run_folder, data, progress)
+    text = json.dumps({role: one.model_dump() for role, one in scores.items()}, indent=2)
+    if json_file is not None:
+        json_file.write_text(text, encoding="utf-8")
+    if output is Format.JSON:
+        print(text)
+    else:
+        print_scores(scores)
+
+
+@app.command()
+def scenarios() -> None:
+    """List the scenarios that come with OneSlice."""
+    from simulations.scenario import SCENARIOS, scenario_names  # noqa: PLC0415
+
+    for name in scenario_names():
+        first = (SCENARIOS / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:<22} {first.removeprefix('# ')}")
+
+
+def print_report(report: "Report") -> None:
+    """The short table at the end of a run."""
+    models = {"segmenter": report.segmenter, "student": report.student}
+    print_scores({role: model for role, model in models.items() if model is not None})
+    if report.continual is not None:
+        bwt, forgetting = report.continual.bwt, report.continual.forgetting
+        print(f"stream      BWT {_number(bwt)}   forgetting {_number(forgetting)}")
+    share = report.annotation.fraction_of_slices
+    shown = "" if share is None else f" ({100 * share:.1f} % of those with a structure)"
+    print(f"annotation  {report.annotation.slices} slices{shown}")
+    print(f"time        {report.time_s.total / 60:.1f} min, {report.communication.rounds} rounds")
+
+
+def print_scores(scores: "dict[str, ModelScores]") -> None:
+    """One line per model."""
+    for role, model in scores.items():
+        classes = "   ".join(f"{name} {_number(value)}" for name, value in model.dice.items())
+        print(
+            f"{role:<11} Dice {_number(model.mean_dice)}   {classes}   "
+            f"missed {model.missed}   scans {model.cases}"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _engine(name: str) -> "Engine":
+    from common.errors import SettingsError  # noqa: PLC0415
+
+    if name not in ("in-process", "ray"):
+        raise SettingsError(f"engine {name!r}: expected in-process or ray")
+    return "ray" if name == "ray" else "in-process"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A line on the terminal that says what is being done."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with console.status("loading libraries") as status:
+        yield lambda what: status.update(what)
+
+
+if TYPE_CHECKING:
+    from simulations.engines import Engine

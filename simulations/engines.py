@@ -1,0 +1,106 @@
+"""The same ServerApp and ClientApp on two engines: in this process, or on Ray."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from flwr.app import Context, RecordDict
+
+from client.app import Answer, NodeConfig, make_client_app
+from client.local_round import Hospital, answer
+from client.store.store import open_store
+from common.errors import CheckpointError
+from common.plan import FederationPlan
+from common.updates import LocalUpdate, decode_request, decode_update, encode_update
+from server.app import QUIET, make_server_app
+from server.checkpoints import load_state
+from server.round_state import RoundState
+from server.run_folder import RunFolder
+from simulations.local_grid import LocalGrid, Silence
+from simulations.scenario import Fault
+
+Engine = Literal["in-process", "ray"]
+
+
+def run_engine(
+    engine: Engine,
+    plan: FederationPlan,
+    folder: RunFolder,
+    stores: Mapping[str, Path],
+    faults: tuple[Fault, ...] = (),
+) -> RoundState:
+    """Runs or resumes the federation of these hospitals to its end; returns the last state.
+
+    Raises:
+        OneSliceError: the federation stopped; what it had saved is in `folder`.
+    """
+    os.environ.update(QUIET)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    names = sorted(stores)
+    server_app = make_server_app(lambda context: (plan, folder))
+    client_app = make_client_app(_answer_by_partition(names, dict(stores), faults))
+    if engine == "in-process":
+        configs = {place + 1: {"partition-id": place} for place in range(len(names))}
+        context = Context(
+            run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}
+        )
+        server_app(LocalGrid(client_app, configs), context)
+    else:
+        _run_on_ray(server_app, client_app, len(names))
+    state = load_state(folder.checkpoints, plan)
+    if state is None or state.closing is None:
+        raise CheckpointError(f"the federation in {folder.path} stopped early: see the log above")
+    return state
+
+
+def _answer_by_partition(
+    names: list[str], stores: dict[str, Path], faults: tuple[Fault, ...]
+) -> Callable[[NodeConfig], Answer]:
+    """Finds a hospital by the number that Flower gives its node."""
+
+    def answer_of(node_config: NodeConfig) -> Answer:
+        name = names[int(node_config["partition-id"])]
+        hospital = Hospital(open_store(stores[name]))
+        mine = [fault for fault in faults if fault.site == name]
+        return lambda request: _misbehave(mine, request, answer(hospital, request))
+
+    return answer_of
+
+
+def _misbehave(faults: list[Fault], request: bytes, reply: bytes) -> bytes:
+    """The reply as a hospital with these faults would send it."""
+    asked, _ = decode_request(request)
+    if asked.action != "train":
+        return reply
+    for fault in faults:
+        if not fault.rounds or asked.round in fault.rounds:
+            reply = _spoil(fault, decode_update(reply))
+    return reply
+
+
+def _spoil(fault: Fault, update: LocalUpdate) -> bytes:
+    if fault.kind == "silent":
+        raise Silence
+    if fault.kind == "raises":
+        raise RuntimeError("a simulated failure")
+    arrays = dict(update.arrays)
+    name = next(iter(arrays))
+    arrays[name] = arrays[name] * float("nan") if fault.kind == "nan" else arrays[name][None]
+    return encode_update(LocalUpdate(arrays, update.note))
+
+
+def _run_on_ray(server_app: object, client_app: object, num_nodes: int) -> None:
+    # Ray takes seconds to load and is an extra; only this engine needs it.
+    from flwr.simulation import run_simulation  # noqa: PLC0415
+
+    started = time.perf_counter()
+    run_simulation(
+        server_app=server_app,  # type: ignore[arg-type]
+        client_app=client_app,  # type: ignore[arg-type]
+        num_supernodes=num_nodes,
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+    logging.getLogger(__name__).info("Ray ended after %.1f s", time.perf_counter() - started)

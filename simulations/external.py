@@ -1,0 +1,55 @@
+"""External validation: a run's final models on any labelled folder."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from client.store.ingest import ingest_cases
+from client.store.layouts import find_cases
+from client.store.scans import check_label_dictionary, list_scans
+from client.store.store import create_store
+from common.errors import CheckpointError, SettingsError
+from common.networks.unet import SEGMENTER, STUDENT
+from common.plan import FederationPlan
+from server.checkpoints import load_state
+from server.report import ModelScores
+from server.run_folder import RunFolder
+from simulations.evaluate import score_scans, summarise
+
+
+def evaluate_run(
+    run: Path, data: Path, progress: Callable[[str], None]
+) -> dict[str, ModelScores]:
+    """The scores of both final models on every labelled scan of `data`.
+
+    Raises:
+        CheckpointError: the run has no saved round.
+        LabelDictionaryError: the folder's labels do not cover the plan's.
+    """
+    folder = RunFolder(run)
+    plan = folder.read_plan()
+    state = load_state(folder.checkpoints, plan)
+    if state is None:
+        raise CheckpointError(f"{run} has no saved round to evaluate yet")
+    everything = _all_classes(plan)
+    dataset = find_cases(data)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = create_store(Path(scratch), "external")
+        task = everything.tasks[0]
+        ingest_cases(store, dataset, dataset.cases, task=task, on_case=progress)
+        check_label_dictionary(store, everything)
+        scans = [scan for scan in list_scans(store) if scan.reference_key is not None]
+        if not scans:
+            raise SettingsError(f"{data}: none of {len(dataset.cases)} cases has a usable label")
+        scores = {}
+        for role in (SEGMENTER, STUDENT):
+            cases = score_scans(store, scans, plan, state.arrays, role, on_scan=progress)
+            scores[role] = summarise(cases, plan, state.arrays, role)
+    return scores
+
+
+def _all_classes(plan: FederationPlan) -> FederationPlan:
+    """The plan with one task that looks for every label."""
+    names = tuple(label.name for label in plan.labels)
+    first = plan.tasks[0].model_copy(update={"name": "external", "classes": names})
+    return plan.model_copy(update={"tasks": (first,)})

@@ -1,0 +1,205 @@
+"""Gathers what a simulated run reached into its report."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.annotation.annotator import annotated_refs
+from client.propagation.score import SpreadScore, score_spread
+from client.store.annotations import annotation_effort
+from client.store.label_maps import label_map_origin, load_label_map
+from client.store.scans import list_scans, read_reference
+from client.store.store import Store
+from common.metrics import continual_scores
+from common.networks.unet import SEGMENTER, STUDENT
+from common.plan import FederationPlan
+from server.checkpoints import read_state
+from server.report import (
+    Annotation,
+    Continual,
+    LocalOnly,
+    PropagationScores,
+    Report,
+    communication,
+    installed_versions,
+    seconds_spent,
+    site_rows,
+    write_report,
+)
+from server.round_state import RoundState
+from server.run_folder import RunFolder
+from simulations.engines import Engine
+from simulations.evaluate import CaseScores, score_scans, summarise
+from simulations.overlays import draw_overlays
+from simulations.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """The test scans after each stage: `segmenter[stage]`; the student after the last."""
+
+    segmenter: list[list[CaseScores]]
+    student: list[CaseScores]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """All that a finished run's report is made of."""
+
+    scenario: Scenario
+    engine: Engine
+    stores: dict[str, Store]
+    state: RoundState
+    stages: StageScores
+    local_only: tuple[LocalOnly, ...]
+    extra_s: float
+
+
+def score_stages(
+    scenario: Scenario,
+    folder: RunFolder,
+    test_store: Store,
+    state: RoundState,
+    progress: Callable[[str], None],
+) -> StageScores:
+    """Scores the models that ended each stage on all test scans."""
+    plan = scenario.plan
+    scans = list_scans(test_store)
+
+    def score(arrays: dict[str, np.ndarray], role: str) -> list[CaseScores]:
+        return score_scans(
+            test_store,
+            scans,
+            plan,
+            arrays,
+            role,
+            in_voxels=scenario.spacing_is_placeholder,
+            on_scan=progress,
+        )
+
+    segmenter = []
+    for stage in range(len(plan.tasks) - 1):
+        path = folder.checkpoints / f"round-{plan.last_round_of_stage(stage):05d}"
+        segmenter.append(score(read_state(path, plan).arrays, SEGMENTER))
+    segmenter.append(score(state.arrays, SEGMENTER))
+    return StageScores(segmenter, score(state.arrays, STUDENT))
+
+
+def build_report(
+    results: RunResults, test_store: Store, test_cases: dict[str, list[str]]
+) -> Report:
+    """The report's numbers."""
+    scenario, plan, state = results.scenario, results.scenario.plan, results.state
+    in_voxels = scenario.spacing_is_placeholder
+    in_turn = results.engine == "in-process"
+    models = {
+        role: summarise(cases, plan, state.arrays, role, in_voxels=in_voxels)
+        for role, cases in (
+            (SEGMENTER, results.stages.segmenter[-1]),
+            (STUDENT, results.stages.student),
+        )
+    }
+    return Report(
+        scenario=scenario.name,
+        seed=scenario.seed,
+        engine=results.engine,
+        versions=installed_versions(),
+        sites=site_rows(state),
+        segmenter=models[SEGMENTER],
+        student=models[STUDENT],
+        local_only=results.local_only,
+        continual=_continual(plan, results.stages.segmenter, test_cases),
+        propagation=_propagation(results.stores, plan),
+        annotation=_annotation(results.stores, plan),
+        communication=communication(state),
+        time_s=seconds_spent(state, results.extra_s, in_turn=in_turn),
+    )
+
+
+def keep_report(
+    folder: RunFolder, report: Report, results: RunResults, test_store: Store
+) -> None:
+    """Writes report.json, report.html, and every test scan's scores as cases.csv."""
+    plan, cases = results.scenario.plan, results.stages.segmenter[-1]
+    overlays = draw_overlays(test_store, cases, plan, results.state.arrays)
+    write_report(folder, report, plan, results.state, overlays)
+    name_of = {label.index: label.name for label in plan.labels}
+    with (folder.path / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "case", "structure", "dice", "hd95", "missed"])
+        for role, scored in ((SEGMENTER, cases), (STUDENT, results.stages.student)):
+            for case in scored:
+                for index, one in case.structures.items():
+                    row = [role, case.case, name_of[index], one.dice, one.hd95_mm, one.missed]
+                    writer.writerow(row)
+
+
+def _continual(
+    plan: FederationPlan,
+    stages: Sequence[Sequence[CaseScores]],
+    test_cases: dict[str, list[str]],
+) -> Continual:
+    matrix = []
+    for cases in stages:
+        row = []
+        for task in plan.tasks:
+            classes, mine = plan.class_indexes(task), set(test_cases[task.name])
+            means = [case.mean_dice(classes) for case in cases if case.case in mine]
+            scored = [mean for mean in means if mean is not None]
+            row.append(float(np.mean(scored)) if scored else None)
+        matrix.append(tuple(row))
+    scores = continual_scores(matrix)
+    return Continual(
+        tasks=tuple(task.name for task in plan.tasks),
+        dice_matrix=tuple(matrix),
+        acc=scores.acc,
+        bwt=scores.bwt,
+        forgetting=scores.forgetting,
+    )
+
+
+def _propagation(stores: dict[str, Store], plan: FederationPlan) -> PropagationScores | None:
+    scores: list[SpreadScore] = []
+    num_empty = 0
+    for store in stores.values():
+        for scan in list_scans(store):
+            if scan.reference_key is None or label_map_origin(store, scan.scan_id) is None:
+                continue
+            labels = load_label_map(store, scan.scan_id)
+            reference = read_reference(store, scan.scan_id, plan)
+            for ref in annotated_refs(store, scan.scan_id):
+                score = score_spread(labels, reference, ref)
+                num_empty += score is None
+                scores += [score] if score is not None else []
+    if not scores:
+        return None
+    return PropagationScores(
+        mean_dice=float(np.mean([score.dice for score in scores])),
+        mean_dice_without_annotated=float(np.mean([s.dice_without_annotated for s in scores])),
+        overrun_slices=float(np.mean([score.overrun_slices for score in scores])),
+        underrun_slices=float(np.mean([score.underrun_slices for score in scores])),
+        scans=len(scores),
+        scans_painted_empty=num_empty,
+    )
+
+
+def _annotation(stores: dict[str, Store], plan: FederationPlan) -> Annotation:
+    slices, seconds, with_structure = 0, 0.0, 0
+    for store in stores.values():
+        painted, spent = annotation_effort(store)
+        slices, seconds = slices + painted, seconds + spent
+        for scan in list_scans(store):
+            task = plan.task_named(scan.task)
+            if scan.reference_key is not None:
+                reference = read_reference(store, scan.scan_id, plan)
+                shown = np.isin(reference, plan.class_indexes(task))
+                plane = tuple(axis for axis in range(3) if axis != task.axis)
+                with_structure += int(shown.any(axis=plane).sum())
+    return Annotation(
+        slices=slices,
+        fraction_of_slices=slices / with_structure if with_structure else None,
+        rounds=1,
+        minutes=seconds / 60,
+    )

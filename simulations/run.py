@@ -1,0 +1,152 @@
+"""One simulated federation from scans to report. Run again on the same folder, it resumes."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.store.layouts import Dataset, find_cases
+from client.store.scans import CatalogScan, list_scans
+from client.store.store import Store
+from common.networks.unet import SEGMENTER
+from common.errors import QuorumError, SettingsError
+from server.report import LocalOnly, Report
+from server.round_state import RoundState
+from server.run_folder import RunFolder
+from simulations.engines import Engine, run_engine
+from simulations.evaluate import CaseScores, score_scans, summarise
+from simulations.phantoms import write_phantoms
+from simulations.report import RunResults, build_report, keep_report, score_stages
+from simulations.scenario import Scenario
+from simulations.sites import Dealt, deal_cases, fill_sites, fill_test_store
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The hospitals of a scenario with their scans ingested and painted, and the test scans."""
+
+    stores: dict[str, Store]
+    test_store: Store
+    test_cases: dict[str, list[str]]
+
+    def test_scans(self) -> list[CatalogScan]:
+        """All test scans, each once."""
+        return list_scans(self.test_store)
+
+
+def run_scenario(
+    scenario: Scenario,
+    data: Path | None,
+    out: Path,
+    *,
+    engine: Engine = "in-process",
+    local_only: bool = False,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Runs the scenario to its report, or goes on where a killed run stopped.
+
+    Raises:
+        OneSliceError: something at the door does not hold, or the federation stopped.
+    """
+    folder = RunFolder(out)
+    folder.keep_plan(scenario.plan)
+    _keep_scenario(scenario, out)
+    started = time.perf_counter()
+    prepared = prepare(scenario, data, out, progress)
+    prepared_s = time.perf_counter() - started
+
+    progress("training")
+    stores = {name: store.folder for name, store in prepared.stores.items()}
+    state = run_engine(engine, scenario.plan, folder, stores, scenario.faults)
+
+    started = time.perf_counter()
+    stages = score_stages(scenario, folder, prepared.test_store, state, progress)
+    alone = train_alone(scenario, prepared, out, progress) if local_only else ()
+    extra_s = prepared_s + time.perf_counter() - started
+    results = RunResults(scenario, engine, prepared.stores, state, stages, alone, extra_s)
+    report = build_report(results, prepared.test_store, prepared.test_cases)
+    keep_report(folder, report, results, prepared.test_store)
+    return report
+
+
+def prepare(scenario: Scenario, data: Path | None, out: Path, progress: Progress) -> Prepared:
+    """Deals, ingests and paints; what a killed run had done is kept."""
+    dataset = find_data(scenario, data, out)
+    dealt: Dealt = deal_cases(scenario, dataset)
+    stores = fill_sites(scenario, dataset, dealt, out / "sites", progress)
+    test_store = fill_test_store(scenario, dataset, dealt, out / "test", progress)
+    return Prepared(stores, test_store, dealt.test)
+
+
+def find_data(scenario: Scenario, data: Path | None, out: Path) -> Dataset:
+    """The scenario's data set: phantoms, or the given folder.
+
+    Raises:
+        SettingsError: a folder is missing, or was given to a scenario of phantoms.
+    """
+    if scenario.phantoms is None:
+        if data is None:
+            raise SettingsError(f"scenario {scenario.name!r} needs scans: give --data FOLDER")
+        return find_cases(data)
+    if data is not None:
+        raise SettingsError(
+            f"scenario {scenario.name!r} draws its own phantoms: leave --data out, or name "
+            "another scenario"
+        )
+    write_phantoms(out / "phantoms", scenario)
+    return find_cases(out / "phantoms")
+
+
+def train_alone(
+    scenario: Scenario, prepared: Prepared, out: Path, progress: Progress
+) -> tuple[LocalOnly, ...]:
+    """What each hospital reaches without the others: a federation of one, of the same rounds."""
+    results = []
+    for site, store in prepared.stores.items():
+        progress(f"{site} alone")
+        limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
+        strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})
+        changed = {"name": f"{scenario.plan.name}-{site}"[:48], "limits": limits}
+        plan = scenario.plan.model_copy(update={**changed, "strategy": strategy})
+        folder = RunFolder(out / "local_only" / site)
+        try:
+            state = run_engine("in-process", plan, folder, {site: store.folder})
+        except QuorumError:
+            # A hospital without a single scan of a stage has nothing to train on alone.
+            results.append(LocalOnly(site=site, mean_dice=None))
+            continue
+        cases = score_test(scenario, prepared.test_store, state, progress)
+        mean = summarise(cases, scenario.plan, state.arrays, SEGMENTER).mean_dice
+        results.append(LocalOnly(site=site, mean_dice=mean))
+    return tuple(results)
+
+
+def score_test(
+    scenario: Scenario, test_store: Store, state: RoundState, progress: Progress
+) -> list[CaseScores]:
+    """The segmenter of a state on all test scans."""
+    return score_scans(
+        test_store,
+        list_scans(test_store),
+        scenario.plan,
+        state.arrays,
+        SEGMENTER,
+        in_voxels=scenario.spacing_is_placeholder,
+        on_scan=progress,
+    )
+
+
+def _keep_scenario(scenario: Scenario, out: Path) -> None:
+    """Beside the plan, so that a run can be reported and evaluated without its command line.
+
+    Raises:
+        SettingsError: the folder holds a run of another scenario.
+    """
+    path = out / "scenario.json"
+    text = json.dumps(scenario.model_dump(mode="json"), indent=2)
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
+        raise SettingsError(f"{out} holds a run of another scenario: give another --out")
+    path.write_text(text, encoding="utf-8")

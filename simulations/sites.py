@@ -1,0 +1,154 @@
+"""Deals a data set's cases to the hospitals of a scenario and fills their stores."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.annotation.annotator import paint_asked_slices
+from client.store.ingest import ingest_cases
+from client.store.layouts import Case, Dataset
+from client.store.scans import check_label_dictionary, list_scans
+from client.store.store import Store, create_store
+from common.errors import SettingsError
+from common.plan import Task
+from common.random_streams import generator
+from simulations.annotator import SimulatedAnnotator
+from simulations.scenario import Deal, Scenario
+
+Columns = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Case names by task: what each site trains on, and what nobody trains on."""
+
+    training: dict[str, dict[str, list[str]]]
+    test: dict[str, list[str]]
+
+
+def read_columns(dataset: Dataset) -> Columns:
+    """cases.csv beside the data set or above it: the columns of each case, by its name."""
+    for folder in (dataset.folder, dataset.folder.parent):
+        path = folder / "cases.csv"
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            if rows and "case" not in rows[0]:
+                raise SettingsError(f"{path}: expected a column `case`, found {list(rows[0])}")
+            return {row["case"]: row for row in rows}
+    return {}
+
+
+def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
+    """Who gets which case, from the scenario's seed alone.
+
+    Raises:
+        SettingsError: a column or value that the scenario names is not in cases.csv.
+    """
+    columns = read_columns(dataset)
+    names = [case.name for case in dataset.cases]
+    test = set(_test_cases(scenario, names, columns))
+    dealt = Dealt({}, {})
+    for deal in scenario.deals:
+        matching = [name for name in names if _matches(name, deal, columns)]
+        if not matching:
+            raise SettingsError(_explain_no_match(deal, columns, dataset))
+        dealt.test[deal.task] = [name for name in matching if name in test]
+        groups = _groups([n for n in matching if n not in test], scenario.group_by, columns)
+        rng = generator(scenario.seed, "deal", *sorted(deal.where.items()))
+        shuffled = [groups[place] for place in rng.permutation(len(groups))]
+        number, of = deal.part
+        mine = shuffled[number - 1 :: of]
+        sites = deal.sites or scenario.sites
+        dealt.training[deal.task] = {
+            site: sorted(name for group in mine[place :: len(sites)] for name in group)
+            for place, site in enumerate(sites)
+        }
+    return dealt
+
+
+def fill_sites(
+    scenario: Scenario,
+    dataset: Dataset,
+    dealt: Dealt,
+    folder: Path,
+    on_case: Callable[[str], None],
+) -> dict[str, Store]:
+    """Each hospital's store, its scans ingested and one slice of each painted.
+
+    What is there already, from a run that was killed, is not done again.
+
+    Raises:
+        LabelDictionaryError: the data set's labels do not cover the plan's.
+    """
+    stores = {}
+    for site in scenario.sites:
+        store = create_store(folder / site, site)
+        for task in scenario.plan.tasks:
+            names = dealt.training[task.name].get(site, [])
+            _ingest_missing(store, dataset, names, task, on_case)
+        check_label_dictionary(store, scenario.plan)
+        annotator = SimulatedAnnotator(scenario.plan, scenario.annotator)
+        for task in scenario.plan.tasks:
+            paint_asked_slices(store, scenario.plan, task, annotator)
+        stores[site] = store
+    return stores
+
+
+def fill_test_store(
+    scenario: Scenario, dataset: Dataset, dealt: Dealt, folder: Path, on_case: Callable[[str], None]
+) -> Store:
+    """The store of the test scans, which no hospital sees."""
+    store = create_store(folder, "test-scans")
+    for task in scenario.plan.tasks:
+        _ingest_missing(store, dataset, dealt.test[task.name], task, on_case)
+    check_label_dictionary(store, scenario.plan)
+    return store
+
+
+def _ingest_missing(
+    store: Store,
+    dataset: Dataset,
+    names: Sequence[str],
+    task: Task,
+    on_case: Callable[[str], None],
+) -> None:
+    wanted = set(names) - {scan.case for scan in list_scans(store)}
+    cases: list[Case] = [case for case in dataset.cases if case.name in wanted]
+    ingest_cases(store, dataset, cases, task=task, on_case=on_case)
+
+
+def _test_cases(scenario: Scenario, names: list[str], columns: Columns) -> list[str]:
+    split = scenario.test
+    if split.column is not None:
+        return [name for name in names if columns.get(name, {}).get(split.column) == split.value]
+    groups = _groups(names, scenario.group_by, columns)
+    order = generator(scenario.seed, "test split").permutation(len(groups))
+    num_test = max(1, round(split.share * len(groups)))
+    return [name for place in order[:num_test] for name in groups[place]]
+
+
+def _matches(name: str, deal: Deal, columns: Columns) -> bool:
+    own = columns.get(name, {})
+    return all(own.get(column) == value for column, value in deal.where.items())
+
+
+def _groups(names: list[str], column: str | None, columns: Columns) -> list[list[str]]:
+    """Names that share the column's value stay together (two scans of one patient)."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        key = columns.get(name, {}).get(column, name) if column is not None else name
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def _explain_no_match(deal: Deal, columns: Columns, dataset: Dataset) -> str:
+    found = {
+        column: sorted({row.get(column, "") for row in columns.values()})[:8]
+        for column in deal.where
+    }
+    return (
+        f"task {deal.task!r} wants cases where {deal.where}; among the {len(dataset.cases)} cases "
+        f"of {dataset.folder.name} cases.csv has {found or 'no such columns'}"
+    )
