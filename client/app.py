@@ -6,6 +6,7 @@ the coordinator and talks to the worker that the hospital installed; in a simula
 """
 
 from collections.abc import Callable, Mapping
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def answer_of_worker(node_config: NodeConfig) -> Answer:
             with Client(str(node_config["worker"]), family="AF_UNIX", authkey=secret) as worker:
                 worker.send_bytes(request)
                 return worker.recv_bytes()
-        except (OSError, EOFError):
+        except (OSError, EOFError, AuthenticationError):
             # The text of these errors holds paths; a fixed one leaves the building.
             note = Note(hospital=name, outcome="failed", reason="the worker cannot be reached")
             return encode_update(LocalUpdate({}, note))

@@ -17,6 +17,7 @@ from functools import cache, partial
 
 import numpy as np
 import torch
+from monai.networks.nets import UNet
 from torch.nn import Module
 
 from client.learning.batches import Batch, draw_batches
@@ -39,8 +40,6 @@ from client.store.rounds import (
 )
 from client.store.scans import count_quarantined, list_scans, load_scan
 from client.store.store import Store
-from monai.networks.nets import UNet
-
 from common.errors import OneSliceError
 from common.networks.unet import (
     SEGMENTER,
@@ -152,9 +151,7 @@ def score_round(hospital: Hospital, request: RoundRequest, arrays: Arrays) -> Lo
     segmenter = build_networks(plan)[SEGMENTER]
     load_arrays(segmenter, arrays, SEGMENTER)
     scores = score_held_back(store, plan, labelled, segmenter, device)
-    note = Note(
-        hospital=store.hospital, outcome="scored", round=request.round, scores=scores
-    )
+    note = Note(hospital=store.hospital, outcome="scored", round=request.round, scores=scores)
     return LocalUpdate({}, note)
 
 
@@ -223,9 +220,7 @@ def find_labelled(store: Store, plan: FederationPlan, stage: int) -> Labelled:
     return Labelled(training, held_back)
 
 
-def spread_if_new(
-    store: Store, scan_id: str, settings: Propagation, device: torch.device
-) -> None:
+def spread_if_new(store: Store, scan_id: str, settings: Propagation, device: torch.device) -> None:
     """Makes the scan's label map, unless the newest was made from the same slices and settings."""
     annotations = latest_annotations(store, scan_id)
     digest = hashlib.sha256(settings.model_dump_json().encode())
@@ -291,9 +286,7 @@ def train_models(
 
     @cache
     def load(scan_id: str) -> Example:
-        return Example(
-            load_scan(store, scan_id), load_label_map(store, scan_id), plan.num_classes
-        )
+        return Example(load_scan(store, scan_id), load_label_map(store, scan_id), plan.num_classes)
 
     def batches(role: str, steps: int) -> Iterator[Batch]:
         rng = generator(plan.seed, store.hospital, request.round, "batches", role)
@@ -381,9 +374,7 @@ def describe_round(
 
 def _account(update: LocalUpdate, num_bytes: int) -> dict[str, object]:
     """What the audit log keeps of an outgoing message: names, shapes, types, sizes, numbers."""
-    tensors = {
-        name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()
-    }
+    tensors = {name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()}
     return {"bytes": num_bytes, "tensors": tensors, "note": update.note.model_dump(mode="json")}
 
 

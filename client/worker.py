@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 def make_secret(path: Path) -> bytes:
     """The secret in `path`, made on first use and readable by its owner only."""
-    if not path.exists():
+    # Empty: its making was ended in between. An empty secret would let anybody in.
+    if not path.exists() or path.stat().st_size == 0:
         path.touch(mode=0o600)
         path.write_bytes(secrets.token_hex(32).encode())
     return path.read_bytes()

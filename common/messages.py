@@ -8,12 +8,13 @@ import json
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from common.errors import BadReplyError
+from common.errors import BadReplyError, SettingsError
 from common.updates import (
     Arrays,
     LocalUpdate,
-    Note,
     RoundRequest,
+    check_note,
+    check_request,
     decode_update,
     encode_request,
 )
@@ -38,14 +39,24 @@ def request_to_config(request: RoundRequest) -> ConfigRecord:
 
 
 def content_to_request_bytes(content: RecordDict) -> bytes:
-    """What a hospital's `answer` takes, from a message's content."""
-    config = content.config_records[CONFIG]
-    values = json.loads(str(config["request"]))
-    # Flower's FedProx adds its own key beside ours; it travels on as part of the request.
-    values["proximal_mu"] = config.get("proximal-mu", values["proximal_mu"])
-    record = content.array_records.get(ARRAYS)
-    arrays = record_to_arrays(record) if record is not None else {}
-    return encode_request(RoundRequest.model_validate(values), arrays)
+    """What a hospital's `answer` takes, from a message's content.
+
+    Raises:
+        SettingsError: it is no request of this protocol, or a value is out of range.
+    """
+    try:
+        config = content.config_records[CONFIG]
+        asked = json.loads(str(config["request"]))
+        record = content.array_records.get(ARRAYS)
+        arrays = record_to_arrays(record) if record is not None else {}
+    except Exception as error:  # noqa: BLE001  (NumPy's reader raises what it likes on bad bytes)
+        raise SettingsError(f"expected a request, got {type(error).__name__}") from None
+    request = check_request(asked)
+    if "proximal-mu" in config:
+        # Flower's FedProx adds its own key beside ours; it travels on as part of the request.
+        values = {**request.model_dump(), "proximal_mu": config["proximal-mu"]}
+        request = check_request(values)
+    return encode_request(request, arrays)
 
 
 def reply_bytes_to_content(data: bytes) -> RecordDict:
@@ -67,8 +78,8 @@ def content_to_update(content: RecordDict) -> LocalUpdate:
         BadReplyError: a record is missing, or a value is not one that may come.
     """
     try:
-        note = Note.model_validate_json(str(content.config_records[NOTE]["note"]))
+        text = str(content.config_records[NOTE]["note"])
         arrays = record_to_arrays(content.array_records[ARRAYS])
-    except (KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001  (as above)
         raise BadReplyError(f"expected tensors and a note, got {type(error).__name__}") from None
-    return LocalUpdate(arrays, note)
+    return LocalUpdate(arrays, check_note(text))

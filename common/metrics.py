@@ -99,13 +99,13 @@ def continual_scores(matrix: Sequence[Sequence[float | None]]) -> ContinualScore
 
     With T tasks and a[i][j] the Dice of task j after stage i: ACC is the mean of the last row; BWT
     the mean over j < T of a[T][j] - a[j][j]; forgetting the mean over j < T of the best earlier
-    a[i][j] (j <= i < T) minus a[T][j]. Lopez-Paz and Ranzato, 2017; Chaudhry et al., 2018.
+    a[i][j] (j <= i < T) minus a[T][j]; all None without a stage. Lopez-Paz and Ranzato, 2017; Chaudhry et al., 2018.
     """
-    last = matrix[-1]
+    last = matrix[-1] if matrix else ()
     scored = [value for value in last if value is not None]
     acc = float(np.mean(scored)) if scored else None
     backward, forgotten = [], []
-    for task, final in enumerate(last[:-1]):
+    for task, final in enumerate(last[: len(matrix) - 1]):
         learned = matrix[task][task]
         if final is None or learned is None:
             continue

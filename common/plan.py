@@ -1,7 +1,7 @@
 """The federation's plan: what all hospitals and the coordinator agree on before round 1."""
 
 import hashlib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,7 +39,7 @@ class Task(Settings):
         return AXIS_OF_PLANE[self.plane]
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Task":
         if self.modality == "CT" and self.window_hu is None:
             raise ValueError("a CT task needs window_hu = [lowest, highest]")
         if self.window_hu is not None and self.window_hu[0] >= self.window_hu[1]:
@@ -55,7 +55,7 @@ class NetworkSize(Settings):
     residual_units: int = Field(default=1, ge=0, le=4)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "NetworkSize":
         if len(self.strides) != len(self.channels) - 1:
             raise ValueError(
                 f"{len(self.channels)} levels need {len(self.channels) - 1} strides, "
@@ -173,7 +173,7 @@ class FederationPlan(Settings):
     limits: Limits
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "FederationPlan":
         _check_labels(self)
         _check_patch(self)
         _check_strategy(self.strategy, self.limits)
@@ -237,6 +237,8 @@ def _check_labels(plan: FederationPlan) -> None:
         unknown = sorted(set(task.classes) - set(names))
         if unknown:
             raise ValueError(f"task {task.name!r} names classes {unknown}; labels are {names}")
+        if len(set(task.classes)) != len(task.classes):
+            raise ValueError(f"task {task.name!r} names a class twice: {list(task.classes)}")
 
 
 def _check_patch(plan: FederationPlan) -> None:

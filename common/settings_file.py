@@ -34,12 +34,14 @@ def read_settings(kind: type[S], path: Path) -> S:
     """The settings in a TOML file.
 
     Raises:
-        SettingsError: the file is missing, is not TOML, or holds unknown keys or bad values.
+        SettingsError: the file is missing or cannot be read, is not TOML, or holds unknown keys or bad values.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"expected a settings file at {path}, found none") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     return parse_settings(kind, values, str(path))

@@ -6,7 +6,7 @@ carry code. The same checks run before a reply leaves the hospital and when it r
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -14,11 +14,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import BadReplyError, SettingsError
-from common.plan import FederationPlan, LabelName, Name
+from common.plan import FederationPlan, LabelName, Name, Share
 from common.settings_file import Settings, parse_settings
 
 PROTOCOL = 1
 Arrays = dict[str, np.ndarray]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+# What safetensors and the JSON reader raise on bytes that are not ours; a header can be nested
+# deeper than Python's recursion goes.
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 Action = Literal["hello", "train", "score"]
 Outcome = Literal["trained", "replay_only", "abstained", "scored", "greeted", "failed"]
 
@@ -29,7 +34,7 @@ class RoundRequest(Settings):
     action: Action
     protocol: int = PROTOCOL
     plan: FederationPlan
-    round: int = Field(ge=0)
+    round: Count
     proximal_mu: float = Field(default=0.0, ge=0)
 
 
@@ -37,9 +42,9 @@ class TaskScore(Settings):
     """How the incoming model did on a task's held-back scans, on their painted slices only."""
 
     task: Name
-    dice: dict[LabelName, float]
-    cases: int = Field(ge=0)
-    missed: int = Field(ge=0)
+    dice: dict[LabelName, Share]
+    cases: Count
+    missed: Count
 
 
 class Note(Settings):
@@ -49,20 +54,20 @@ class Note(Settings):
     outcome: Outcome
     reason: str = Field(default="", max_length=200)
     protocol: int = PROTOCOL
-    round: int = Field(default=0, ge=0)
+    round: Count = 0
     task: Name | None = None
     num_examples: int = Field(default=0, ge=0, le=10_000_000)
-    scans_per_task: dict[Name, int] = {}
-    voxels_per_task: dict[Name, int] = {}
-    used: int = Field(default=0, ge=0)
-    replayed: int = Field(default=0, ge=0)
-    skipped: int = Field(default=0, ge=0)
-    quarantined: int = Field(default=0, ge=0)
-    annotated_slices: int = Field(default=0, ge=0)
+    scans_per_task: dict[Name, Count] = {}
+    voxels_per_task: dict[Name, Count] = {}
+    used: Count = 0
+    replayed: Count = 0
+    skipped: Count = 0
+    quarantined: Count = 0
+    annotated_slices: Count = 0
     scores: tuple[TaskScore, ...] = ()
     loss: float | None = None
     student_loss: float | None = None
-    seconds: dict[Literal["train", "propagate", "score"], float] = {}
+    seconds: dict[Literal["train", "propagate", "score"], Seconds] = {}
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,24 @@ def decode_request(data: bytes) -> tuple[RoundRequest, Arrays]:
     try:
         arrays, text = _unpack(data)
         values = json.loads(text)
-    except (ValueError, KeyError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise SettingsError(f"expected a request in safetensors, got {error}") from None
+    return check_request(values), arrays
+
+
+def check_request(values: object) -> RoundRequest:
+    """The request in values read from JSON.
+
+    Raises:
+        SettingsError: it is no request of this protocol, or a value is out of range.
+    """
     came = values.get("protocol") if isinstance(values, dict) else None
     if came != PROTOCOL:
         raise SettingsError(
             f"the coordinator speaks protocol {came!r}, this hospital {PROTOCOL}: "
             "install the same version of OneSlice on both sides"
         )
-    return parse_settings(RoundRequest, values, "request"), arrays
+    return parse_settings(RoundRequest, values, "request")
 
 
 def encode_update(update: LocalUpdate) -> bytes:
@@ -111,9 +125,32 @@ def decode_update(data: bytes) -> LocalUpdate:
     """
     try:
         arrays, text = _unpack(data)
-        return LocalUpdate(arrays, Note.model_validate_json(text))
-    except (ValueError, KeyError, SafetensorError, ValidationError) as error:
+    except UNREADABLE as error:
         raise BadReplyError(f"expected a reply in safetensors, got {error}") from None
+    return LocalUpdate(arrays, check_note(text))
+
+
+def check_note(text: str) -> Note:
+    """The note in a JSON text.
+
+    Raises:
+        BadReplyError: it is no note of this protocol, or a value is out of range.
+    """
+    try:
+        values = json.loads(text)
+    except UNREADABLE as error:
+        raise BadReplyError(f"expected a note in JSON, got {error}") from None
+    # A note of another protocol may have other keys, so the protocol is looked at first.
+    came = values.get("protocol") if isinstance(values, dict) else None
+    if came != PROTOCOL:
+        raise BadReplyError(
+            f"the hospital speaks protocol {came!r}, this coordinator {PROTOCOL}: "
+            "install the same version of OneSlice on both sides"
+        )
+    try:
+        return Note.model_validate_json(text)
+    except ValidationError as error:
+        raise BadReplyError(f"expected a note with the agreed numbers, got {error}") from None
 
 
 def check_arrays(arrays: Arrays, expected: Arrays) -> None:
@@ -139,15 +176,16 @@ def check_arrays(arrays: Arrays, expected: Arrays) -> None:
 
 
 def _pack(arrays: Arrays, text: str) -> bytes:
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # safetensors takes the memory as it lies: what is not in C order would come back scrambled.
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     packed: bytes = save(contiguous, metadata={"json": text})
     return packed
 
 
 def _unpack(data: bytes) -> tuple[Arrays, str]:
+    arrays: Arrays = load(data)
     # safetensors reads the header's text only from files, so it is taken from the bytes here:
-    # eight bytes of length, then JSON.
+    # eight bytes of length, then JSON, which `load` has found to be sound.
     length = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    arrays: Arrays = load(data)
     return arrays, header["__metadata__"]["json"]

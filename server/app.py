@@ -9,7 +9,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.plan import FederationPlan
 from common.settings_file import read_settings
-from server.rounds import run_federation
+from server.round_state import RoundState
+from server.rounds import OnRound, run_federation
 from server.run_folder import RunFolder
 from server.tracking import open_tracker
 
@@ -22,8 +23,14 @@ QUIET = {
 }
 
 
-def make_server_app(find_run: Callable[[Context], tuple[FederationPlan, RunFolder]]) -> ServerApp:
-    """A ServerApp that runs or resumes the federation that `find_run` names."""
+def make_server_app(
+    find_run: Callable[[Context], tuple[FederationPlan, RunFolder]],
+    on_round: OnRound = lambda _: None,
+) -> ServerApp:
+    """A ServerApp that runs or resumes the federation that `find_run` names.
+
+    `on_round` is told of every saved round, after the tracker.
+    """
     server_app = ServerApp()
 
     @server_app.main()
@@ -32,7 +39,12 @@ def make_server_app(find_run: Callable[[Context], tuple[FederationPlan, RunFolde
         plan, folder = find_run(context)
         folder.keep_plan(plan)
         with open_tracker(plan, folder) as tracker:
-            run_federation(grid, plan, folder.checkpoints, tracker.log_state)
+
+            def tell(state: RoundState) -> None:
+                tracker.log_state(state)
+                on_round(state)
+
+            run_federation(grid, plan, folder.checkpoints, tell)
 
     return server_app
 

@@ -15,6 +15,9 @@ from common.plan import FederationPlan
 from common.updates import RoundRequest
 
 FIRST_LOOK_S, LONGEST_PAUSE_S = 0.005, 1.0
+# The longest that the others wait for a newcomer's greeting; Flower's own floor for it is 7 s, and
+# after a killed process it needs about 60 s to notice.
+GREETING_S = 60.0
 
 
 def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int, Message]:
@@ -38,7 +41,9 @@ def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int,
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def greet(grid: Grid, plan: FederationPlan, known: dict[int, str]) -> dict[int, str]:
+def greet(
+    grid: Grid, plan: FederationPlan, known: dict[int, str], deadline_s: float = GREETING_S
+) -> dict[int, str]:
     """The names of all nodes online, after asking those that are not in `known`.
 
     A node that does not answer, refuses the plan, or takes a name that is already in use stays out.
@@ -50,7 +55,7 @@ def greet(grid: Grid, plan: FederationPlan, known: dict[int, str]) -> dict[int, 
         Message(RecordDict({CONFIG: ConfigRecord(dict(config))}), node, "query")
         for node in sorted(online - set(names))
     ]
-    for node, reply in sorted(ask(grid, messages, plan.limits.join_deadline_s).items()):
+    for node, reply in sorted(ask(grid, messages, deadline_s).items()):
         if reply.has_error():
             continue
         try:
@@ -71,7 +76,8 @@ def wait_for_hospitals(grid: Grid, plan: FederationPlan) -> dict[int, str]:
     names: dict[int, str] = {}
     until = time.monotonic() + plan.limits.join_deadline_s
     while True:
-        names = greet(grid, plan, names)
+        left_s = max(0.0, until - time.monotonic())
+        names = greet(grid, plan, names, min(left_s, GREETING_S))
         if len(names) >= plan.limits.hospitals:
             return names
         if time.monotonic() >= until:

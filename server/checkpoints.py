@@ -10,11 +10,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import CheckpointError
 from common.plan import FederationPlan
+from common.updates import Arrays
 from server.round_state import RoundRecord, RoundState
 
 MODELS, STRATEGY, STATE = "models.safetensors", "strategy.safetensors", "state.json"
@@ -37,14 +39,19 @@ def save_state(folder: Path, state: RoundState, plan: FederationPlan) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep_unfinished(folder)
         unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder))
-        _write(unfinished / MODELS, save(state.arrays))
-        _write(unfinished / STRATEGY, save(state.strategy_arrays))
+        _write(unfinished / MODELS, _to_bytes(state.arrays))
+        _write(unfinished / STRATEGY, _to_bytes(state.strategy_arrays))
         _write(unfinished / STATE, json.dumps({**story, "closing": closing}).encode())
         _flush_folder(unfinished)
         if target.exists():
-            # Only the last round is ever written twice: with the closing scores added.
-            shutil.rmtree(target)
-        unfinished.rename(target)
+            # Only the last round is ever written twice, with the closing scores added. File by
+            # file, a kill in between leaves the round as it was: its tensors are the same.
+            for name in (MODELS, STRATEGY, STATE):
+                (unfinished / name).replace(target / name)
+            unfinished.rmdir()
+            _flush_folder(target)
+        else:
+            unfinished.rename(target)
         _flush_folder(folder)
     except OSError as error:
         raise CheckpointError(
@@ -71,23 +78,24 @@ def read_state(path: Path, plan: FederationPlan) -> RoundState:
     Raises:
         CheckpointError: it belongs to another plan or cannot be read.
     """
+    file = path / STATE
     try:
-        story = json.loads((path / STATE).read_text(encoding="utf-8"))
+        story = json.loads(file.read_text(encoding="utf-8"))
         if story["federation"] != plan.federation:
             raise CheckpointError(
                 f"{path} belongs to the plan {story['federation']!r}, not to "
                 f"{plan.federation!r}: give the changed plan another --out"
             )
-        return RoundState(
-            round=story["round"],
-            arrays=load((path / MODELS).read_bytes()),
-            strategy_arrays=load((path / STRATEGY).read_bytes()),
-            history=tuple(RoundRecord.model_validate(record) for record in story["history"]),
-            closing=RoundRecord.model_validate(story["closing"]) if story["closing"] else None,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        history = tuple(RoundRecord.model_validate(record) for record in story["history"])
+        closing = RoundRecord.model_validate(story["closing"]) if story["closing"] else None
+        number = story["round"]
+        file = path / MODELS
+        arrays = load(file.read_bytes())
+        file = path / STRATEGY
+        return RoundState(number, arrays, load(file.read_bytes()), history, closing)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}): remove that folder to resume from the round before"
+            f"{file} cannot be read ({error}): remove {path} to resume from the round before"
         ) from error
 
 
@@ -102,6 +110,12 @@ def _prune(folder: Path, newest: int, plan: FederationPlan) -> None:
 def _sweep_unfinished(folder: Path) -> None:
     for path in folder.glob("unfinished-*"):
         shutil.rmtree(path)
+
+
+def _to_bytes(arrays: Arrays) -> bytes:
+    # safetensors takes the memory as it lies: what is not in C order would come back scrambled.
+    packed: bytes = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    return packed
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -155,14 +155,15 @@ def _sort_out(
         else:
             try:
                 update = content_to_update(reply.content)
+                # Who failed before it could read the request does not know its round, so this
+                # comes before the checks: they would hide the reason.
+                if update.note.outcome == "failed":
+                    dropped.append(_drop(hospital, "failed", update.note.reason))
+                    continue
                 check_update(update, hospital, state.arrays, number)
+                answers[hospital] = (reply, update)
             except BadReplyError as error:
                 dropped.append(_drop(hospital, "bad_reply", str(error)))
-                continue
-            if update.note.outcome == "failed":
-                dropped.append(_drop(hospital, "failed", update.note.reason))
-            else:
-                answers[hospital] = (reply, update)
     return answers, dropped
 
 

@@ -30,10 +30,10 @@ LARGEST_NUM_EXAMPLES = 1_000_000
 def build_strategy(settings: StrategySettings) -> FedAvg:
     """Flower's strategy that the plan names.
 
-    It asks every hospital that is online; the round loop waits for them, since Flower's own wait
-    for a number of nodes has no end.
+    It asks every hospital that is online, also if that is nobody; the round loop waits for them,
+    since Flower's own wait for a number of nodes has no end.
     """
-    nodes = {"min_train_nodes": 1, "min_available_nodes": 1}
+    nodes = {"min_train_nodes": 0, "min_available_nodes": 0}
     match settings.name:
         case "FedAvg":
             return FedAvg(**nodes)
@@ -95,7 +95,9 @@ def fewest_models(settings: StrategySettings) -> int:
         case "Krum":
             return 2 * settings.num_malicious + 3
         case "FedTrimmedAvg":
-            return math.ceil(1 / settings.trimmed_share)
+            fewest = math.ceil(1 / settings.trimmed_share)
+            # 49 times the double nearest to 1/49 is less than 1, and Flower rounds down.
+            return fewest + (int(settings.trimmed_share * fewest) < 1)
         case _:
             return 1
 

@@ -14,6 +14,7 @@ from server.round_state import RoundRecord, RoundState
 from server.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
+LARGEST_BATCH = 1000  # MLflow refuses more metrics at once; 250 hospitals with three tasks have them
 
 
 def round_metrics(record: RoundRecord) -> dict[str, float]:
@@ -101,7 +102,8 @@ class MlflowTracker:
             Metric(name, value, now_ms, record.round)
             for name, value in round_metrics(record).items()
         ]
-        self._client.log_batch(run_id, metrics=metrics)
+        for start in range(0, len(metrics), LARGEST_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + LARGEST_BATCH])
 
 
 class CarefulTracker:

@@ -1,17 +1,18 @@
 """`oneslice simulate ...`. Heavy libraries load inside the commands, so that help is quick."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from common.command_line import Format, run_commands
+from simulations.progress import bars_on_terminal
 
 if TYPE_CHECKING:
     from server.report import ModelScores, Report
+    from simulations.engines import Engine
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,10 +45,10 @@ def run_command(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Run a scenario to its report; run it again on the same folder to resume."""
-    with _progress() as progress:
-        from server.run_folder import RunFolder  # noqa: PLC0415
-        from simulations.generic import choose_scenario  # noqa: PLC0415
-        from simulations.run import run_scenario  # noqa: PLC0415
+    with bars_on_terminal() as progress:
+        from server.run_folder import RunFolder
+        from simulations.generic import choose_scenario
+        from simulations.run import run_scenario
 
         folder = RunFolder(out)
         chosen = choose_scenario(scenario, data)
@@ -70,8 +71,8 @@ def evaluate(
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Score a run's final models on any labelled folder (external validation)."""
-    with _progress() as progress:
-        from simulations.external import evaluate_run  # noqa: PLC0415
+    with bars_on_terminal() as progress:
+        from simulations.external import evaluate_run
 
         scores = evaluate_run(run_folder, data, progress)
     text = json.dumps({role: one.model_dump() for role, one in scores.items()}, indent=2)
@@ -86,7 +87,7 @@ def evaluate(
 @app.command()
 def scenarios() -> None:
     """List the scenarios that come with OneSlice."""
-    from simulations.scenario import SCENARIOS, scenario_names  # noqa: PLC0415
+    from simulations.scenario import SCENARIOS, scenario_names
 
     for name in scenario_names():
         first = (SCENARIOS / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
@@ -121,22 +122,8 @@ def _number(value: float | None) -> str:
 
 
 def _engine(name: str) -> "Engine":
-    from common.errors import SettingsError  # noqa: PLC0415
+    from common.errors import SettingsError
 
     if name not in ("in-process", "ray"):
         raise SettingsError(f"engine {name!r}: expected in-process or ray")
     return "ray" if name == "ray" else "in-process"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on the terminal that says what is being done."""
-    from rich.console import Console  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    with console.status("loading libraries") as status:
-        yield lambda what: status.update(what)
-
-
-if TYPE_CHECKING:
-    from simulations.engines import Engine

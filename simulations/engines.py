@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,35 +19,43 @@ from common.updates import LocalUpdate, decode_request, decode_update, encode_up
 from server.app import QUIET, make_server_app
 from server.checkpoints import load_state
 from server.round_state import RoundState
+from server.rounds import OnRound
 from server.run_folder import RunFolder
-from simulations.local_grid import LocalGrid, Silence
+from simulations.local_grid import LocalGrid, NoAnswer
 from simulations.scenario import Fault
 
 Engine = Literal["in-process", "ray"]
 
 
-def run_engine(
-    engine: Engine,
-    plan: FederationPlan,
-    folder: RunFolder,
-    stores: Mapping[str, Path],
-    faults: tuple[Fault, ...] = (),
-) -> RoundState:
-    """Runs or resumes the federation of these hospitals to its end; returns the last state.
+@dataclass(frozen=True)
+class SimulatedFederation:
+    """What an engine runs: a plan, where the run lies, and the hospitals' stores by name."""
+
+    plan: FederationPlan
+    folder: RunFolder
+    stores: Mapping[str, Path]
+    faults: tuple[Fault, ...] = ()
+
+
+def run_engine(engine: Engine, federation: SimulatedFederation, on_round: OnRound) -> RoundState:
+    """Runs or resumes a federation to its end; returns the last state.
 
     Raises:
         OneSliceError: the federation stopped; what it had saved is in `folder`.
     """
     os.environ.update(QUIET)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    names = sorted(stores)
-    server_app = make_server_app(lambda context: (plan, folder))
-    client_app = make_client_app(_answer_by_partition(names, dict(stores), faults))
+    plan, folder = federation.plan, federation.folder
+    names = sorted(federation.stores)
+    server_app = make_server_app(lambda _: (plan, folder), on_round)
+    client_app = make_client_app(
+        _answer_by_partition(names, dict(federation.stores), federation.faults)
+    )
     if engine == "in-process":
-        configs = {place + 1: {"partition-id": place} for place in range(len(names))}
-        context = Context(
-            run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}
-        )
+        configs: dict[int, dict[str, str | int]] = {
+            place + 1: {"partition-id": place} for place in range(len(names))
+        }
+        context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})
         server_app(LocalGrid(client_app, configs), context)
     else:
         _run_on_ray(server_app, client_app, len(names))
@@ -83,7 +92,7 @@ def _misbehave(faults: list[Fault], request: bytes, reply: bytes) -> bytes:
 
 def _spoil(fault: Fault, update: LocalUpdate) -> bytes:
     if fault.kind == "silent":
-        raise Silence
+        raise NoAnswer
     if fault.kind == "raises":
         raise RuntimeError("a simulated failure")
     arrays = dict(update.arrays)

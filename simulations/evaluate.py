@@ -19,6 +19,15 @@ VOXEL_UNITS = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
+class TrainedModel:
+    """One of a run's models: its role in the plan, and the weights of all roles."""
+
+    plan: FederationPlan
+    arrays: Arrays
+    role: str
+
+
+@dataclass(frozen=True)
 class CaseScores:
     """The scores of one scan, by label index."""
 
@@ -35,17 +44,18 @@ class CaseScores:
 def score_scans(
     store: Store,
     scans: Sequence[CatalogScan],
-    plan: FederationPlan,
-    arrays: Arrays,
-    role: str,
+    model: TrainedModel,
     *,
     in_voxels: bool = False,
     on_scan: Callable[[str], None] | None = None,
 ) -> list[CaseScores]:
-    """Predicts and scores every scan that has a full label. `in_voxels`: the spacing is no truth."""
-    device = choose_device("auto")
-    network = build_networks(plan)[role]
-    load_arrays(network, arrays, role)
+    """Predicts and scores every scan; all have full labels.
+
+    `in_voxels` gives distances in voxels, for headers whose spacing is a placeholder.
+    """
+    plan, device = model.plan, choose_device("auto")
+    network = build_networks(plan)[model.role]
+    load_arrays(network, model.arrays, model.role)
     results = []
     for row in scans:
         scan = load_scan(store, row.scan_id)
@@ -61,15 +71,10 @@ def score_scans(
 
 
 def summarise(
-    cases: Sequence[CaseScores],
-    plan: FederationPlan,
-    arrays: Arrays,
-    role: str,
-    *,
-    in_voxels: bool = False,
+    cases: Sequence[CaseScores], model: TrainedModel, *, in_voxels: bool = False
 ) -> ModelScores:
     """The report's section for one model; the mean Dice is the mean over classes."""
-    name_of = {label.index: label.name for label in plan.labels}
+    name_of = {label.index: label.name for label in model.plan.labels}
     means = mean_per_class([case.structures for case in cases])
     scores = [score for case in cases for score in case.structures.values()]
     distances = [score.hd95_mm for score in scores if score.hd95_mm is not None]
@@ -81,5 +86,5 @@ def summarise(
         hd95_voxels=hd95 if in_voxels else None,
         missed=sum(score.missed for score in scores),
         cases=len(cases),
-        parameters=count_parameters(arrays, role),
+        parameters=count_parameters(model.arrays, model.role),
     )

@@ -1,7 +1,6 @@
 """External validation: a run's final models on any labelled folder."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from client.store.ingest import ingest_cases
@@ -14,12 +13,11 @@ from common.plan import FederationPlan
 from server.checkpoints import load_state
 from server.report import ModelScores
 from server.run_folder import RunFolder
-from simulations.evaluate import score_scans, summarise
+from simulations.evaluate import TrainedModel, score_scans, summarise
+from simulations.progress import Progress, counted
 
 
-def evaluate_run(
-    run: Path, data: Path, progress: Callable[[str], None]
-) -> dict[str, ModelScores]:
+def evaluate_run(run: Path, data: Path, progress: Progress) -> dict[str, ModelScores]:
     """The scores of both final models on every labelled scan of `data`.
 
     Raises:
@@ -36,15 +34,17 @@ def evaluate_run(
     with tempfile.TemporaryDirectory() as scratch:
         store = create_store(Path(scratch), "external")
         task = everything.tasks[0]
-        ingest_cases(store, dataset, dataset.cases, task=task, on_case=progress)
+        on_case = counted(progress, "scans", len(dataset.cases))
+        ingest_cases(store, dataset, dataset.cases, task=task, on_case=on_case)
         check_label_dictionary(store, everything)
         scans = [scan for scan in list_scans(store) if scan.reference_key is not None]
         if not scans:
             raise SettingsError(f"{data}: none of {len(dataset.cases)} cases has a usable label")
         scores = {}
+        on_scan = counted(progress, "score", 2 * len(scans))
         for role in (SEGMENTER, STUDENT):
-            cases = score_scans(store, scans, plan, state.arrays, role, on_scan=progress)
-            scores[role] = summarise(cases, plan, state.arrays, role)
+            model = TrainedModel(plan, state.arrays, role)
+            scores[role] = summarise(score_scans(store, scans, model, on_scan=on_scan), model)
     return scores
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.store.layouts import Case, Dataset, find_cases
 from client.store.ingest import ReadCase, read_case
+from client.store.layouts import Case, Dataset, find_cases
 from common.errors import BadScanError, SettingsError
 from common.plan import FederationPlan
 from simulations.scenario import Deal, Scenario, Split, read_scenario
@@ -49,13 +49,13 @@ def generic_scenario(dataset: Dataset) -> Scenario:
             f"{dataset.folder} has {len(dataset.cases)} cases; four hospitals and a test split "
             f"need at least {2 * len(SITES)}"
         )
-    values = {v for read in reads for v in np.unique(read.reference).tolist() if v}
+    values = {v for _, label in reads for v in np.unique(label).tolist() if v}
     names = dataset.labels or {value: f"label-{value}" for value in sorted(values)}
     labels = _labels(names, named=bool(dataset.labels))
-    size = np.median([read.geometry.shape for read in reads], axis=0)
-    spacing = np.median([read.geometry.spacing_mm for read in reads], axis=0)
+    size = np.median([read.geometry.shape for read, _ in reads], axis=0)
+    spacing = np.median([read.geometry.spacing_mm for read, _ in reads], axis=0)
     plane = ("sagittal", "coronal", "axial")[int(np.argmax(spacing))]
-    is_ct = min(float(read.image.min()) for read in reads) <= CT_BELOW
+    is_ct = min(float(read.image.min()) for read, _ in reads) <= CT_BELOW
     task = {
         "classes": [label["name"] for label in labels],
         "modality": "CT" if is_ct else "MR",
@@ -85,12 +85,12 @@ def generic_scenario(dataset: Dataset) -> Scenario:
 CT_BELOW = -200
 
 
-def _try_read(dataset: Dataset, case: Case) -> ReadCase | None:
+def _try_read(dataset: Dataset, case: Case) -> tuple[ReadCase, np.ndarray] | None:
     try:
         read = read_case(dataset, case)
     except BadScanError:
         return None
-    return read if read.reference is not None else None
+    return (read, read.reference) if read.reference is not None else None
 
 
 def _labels(names: dict[int, str], *, named: bool) -> list[dict[str, object]]:

@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 CLIENT_FAILED = 2  # Flower's own code for an exception in a ClientApp
 
 
-class Silence(Exception):
+class NoAnswer(Exception):  # noqa: N818  (it is what happens, not what went wrong)
     """Raised by a hospital that is to give no answer at all."""
 
 
@@ -80,7 +80,7 @@ class LocalGrid(Grid):
         context = self._contexts[message.metadata.dst_node_id]
         try:
             self._replies[number] = self._client_app(message, context)
-        except Silence:
+        except NoAnswer:
             pass
         except Exception as error:  # noqa: BLE001  (any failure of a client is a failed reply)
             failed = Error(code=CLIENT_FAILED, reason=type(error).__name__)

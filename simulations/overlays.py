@@ -46,7 +46,7 @@ def _draw(
     spacing_mm: tuple[float, float, float],
     plan: FederationPlan,
 ) -> bytes:
-    """Three planes through the slices with the largest true area: truth dashed, prediction solid."""
+    """The slice with the largest true area in three planes: truth dashed, prediction solid."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, only for reports)
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")

@@ -1,7 +1,7 @@
 """Gathers what a simulated run reached into its report."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from client.store.store import Store
 from common.metrics import continual_scores
 from common.networks.unet import SEGMENTER, STUDENT
 from common.plan import FederationPlan
+from common.updates import Arrays
 from server.checkpoints import read_state
 from server.report import (
     Annotation,
@@ -31,8 +32,9 @@ from server.report import (
 from server.round_state import RoundState
 from server.run_folder import RunFolder
 from simulations.engines import Engine
-from simulations.evaluate import CaseScores, score_scans, summarise
+from simulations.evaluate import CaseScores, TrainedModel, score_scans, summarise
 from simulations.overlays import draw_overlays
+from simulations.progress import Progress, counted
 from simulations.scenario import Scenario
 
 
@@ -62,22 +64,17 @@ def score_stages(
     folder: RunFolder,
     test_store: Store,
     state: RoundState,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> StageScores:
     """Scores the models that ended each stage on all test scans."""
     plan = scenario.plan
     scans = list_scans(test_store)
+    on_scan = counted(progress, "score test scans", len(scans) * (len(plan.tasks) + 1))
 
-    def score(arrays: dict[str, np.ndarray], role: str) -> list[CaseScores]:
-        return score_scans(
-            test_store,
-            scans,
-            plan,
-            arrays,
-            role,
-            in_voxels=scenario.spacing_is_placeholder,
-            on_scan=progress,
-        )
+    def score(arrays: Arrays, role: str) -> list[CaseScores]:
+        model = TrainedModel(plan, arrays, role)
+        in_voxels = scenario.spacing_is_placeholder
+        return score_scans(test_store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
 
     segmenter = []
     for stage in range(len(plan.tasks) - 1):
@@ -95,7 +92,7 @@ def build_report(
     in_voxels = scenario.spacing_is_placeholder
     in_turn = results.engine == "in-process"
     models = {
-        role: summarise(cases, plan, state.arrays, role, in_voxels=in_voxels)
+        role: summarise(cases, TrainedModel(plan, state.arrays, role), in_voxels=in_voxels)
         for role, cases in (
             (SEGMENTER, results.stages.segmenter[-1]),
             (STUDENT, results.stages.student),
@@ -118,9 +115,7 @@ def build_report(
     )
 
 
-def keep_report(
-    folder: RunFolder, report: Report, results: RunResults, test_store: Store
-) -> None:
+def keep_report(folder: RunFolder, report: Report, results: RunResults, test_store: Store) -> None:
     """Writes report.json, report.html, and every test scan's scores as cases.csv."""
     plan, cases = results.scenario.plan, results.stages.segmenter[-1]
     overlays = draw_overlays(test_store, cases, plan, results.state.arrays)

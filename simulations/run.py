@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.store.layouts import Dataset, find_cases
-from client.store.scans import CatalogScan, list_scans
+from client.store.scans import list_scans
 from client.store.store import Store
-from common.networks.unet import SEGMENTER
 from common.errors import QuorumError, SettingsError
+from common.networks.unet import SEGMENTER
+from common.plan import FederationPlan
 from server.report import LocalOnly, Report
 from server.round_state import RoundState
 from server.run_folder import RunFolder
-from simulations.engines import Engine, run_engine
-from simulations.evaluate import CaseScores, score_scans, summarise
+from simulations.engines import Engine, SimulatedFederation, run_engine
+from simulations.evaluate import TrainedModel, score_scans, summarise
 from simulations.phantoms import write_phantoms
+from simulations.progress import Progress, counted, no_progress
 from simulations.report import RunResults, build_report, keep_report, score_stages
 from simulations.scenario import Scenario
 from simulations.sites import Dealt, deal_cases, fill_sites, fill_test_store
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,6 @@ class Prepared:
     test_store: Store
     test_cases: dict[str, list[str]]
 
-    def test_scans(self) -> list[CatalogScan]:
-        """All test scans, each once."""
-        return list_scans(self.test_store)
-
 
 def run_scenario(
     scenario: Scenario,
@@ -44,7 +40,7 @@ def run_scenario(
     *,
     engine: Engine = "in-process",
     local_only: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Runs the scenario to its report, or goes on where a killed run stopped.
 
@@ -58,9 +54,9 @@ def run_scenario(
     prepared = prepare(scenario, data, out, progress)
     prepared_s = time.perf_counter() - started
 
-    progress("training")
     stores = {name: store.folder for name, store in prepared.stores.items()}
-    state = run_engine(engine, scenario.plan, folder, stores, scenario.faults)
+    federation = SimulatedFederation(scenario.plan, folder, stores, scenario.faults)
+    state = run_engine(engine, federation, show_rounds(progress, scenario.plan, "rounds"))
 
     started = time.perf_counter()
     stages = score_stages(scenario, folder, prepared.test_store, state, progress)
@@ -106,37 +102,32 @@ def train_alone(
     """What each hospital reaches without the others: a federation of one, of the same rounds."""
     results = []
     for site, store in prepared.stores.items():
-        progress(f"{site} alone")
         limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
         strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})
         changed = {"name": f"{scenario.plan.name}-{site}"[:48], "limits": limits}
         plan = scenario.plan.model_copy(update={**changed, "strategy": strategy})
         folder = RunFolder(out / "local_only" / site)
         try:
-            state = run_engine("in-process", plan, folder, {site: store.folder})
+            federation = SimulatedFederation(plan, folder, {site: store.folder})
+            state = run_engine("in-process", federation, show_rounds(progress, plan, site))
         except QuorumError:
             # A hospital without a single scan of a stage has nothing to train on alone.
             results.append(LocalOnly(site=site, mean_dice=None))
             continue
-        cases = score_test(scenario, prepared.test_store, state, progress)
-        mean = summarise(cases, scenario.plan, state.arrays, SEGMENTER).mean_dice
+        model = TrainedModel(scenario.plan, state.arrays, SEGMENTER)
+        scans = list_scans(prepared.test_store)
+        on_scan = counted(progress, f"score {site}", len(scans))
+        cases = score_scans(prepared.test_store, scans, model, on_scan=on_scan)
+        mean = summarise(cases, model).mean_dice
         results.append(LocalOnly(site=site, mean_dice=mean))
     return tuple(results)
 
 
-def score_test(
-    scenario: Scenario, test_store: Store, state: RoundState, progress: Progress
-) -> list[CaseScores]:
-    """The segmenter of a state on all test scans."""
-    return score_scans(
-        test_store,
-        list_scans(test_store),
-        scenario.plan,
-        state.arrays,
-        SEGMENTER,
-        in_voxels=scenario.spacing_is_placeholder,
-        on_scan=progress,
-    )
+def show_rounds(
+    progress: Progress, plan: FederationPlan, what: str
+) -> Callable[[RoundState], None]:
+    """Shows each saved round as progress."""
+    return lambda state: progress(what, state.round, plan.num_rounds)
 
 
 def _keep_scenario(scenario: Scenario, out: Path) -> None:

@@ -1,7 +1,7 @@
 """A scenario: which hospitals, which scans each gets in which stage, who annotates, what fails."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,7 @@ class Split(Settings):
     share: float = Field(default=0.2, gt=0, lt=1)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Split":
         if (self.column is None) != (self.value is None):
             raise ValueError("column and value of a split come together")
         return self
@@ -46,7 +46,7 @@ class Deal(Settings):
     sites: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Deal":
         if self.part[0] > self.part[1]:
             raise ValueError(f"part {list(self.part)}: the first number is beyond the second")
         return self
@@ -84,7 +84,7 @@ class Scenario(Settings):
     plan: FederationPlan
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Scenario":
         tasks = [task.name for task in self.plan.tasks]
         dealt = [deal.task for deal in self.deals]
         if sorted(dealt) != sorted(tasks):

@@ -14,6 +14,7 @@ from common.errors import SettingsError
 from common.plan import Task
 from common.random_streams import generator
 from simulations.annotator import SimulatedAnnotator
+from simulations.progress import Progress, counted
 from simulations.scenario import Deal, Scenario
 
 Columns = dict[str, dict[str, str]]
@@ -56,7 +57,8 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
             raise SettingsError(_explain_no_match(deal, columns, dataset))
         dealt.test[deal.task] = [name for name in matching if name in test]
         groups = _groups([n for n in matching if n not in test], scenario.group_by, columns)
-        rng = generator(scenario.seed, "deal", *sorted(deal.where.items()))
+        matched = [f"{column}={value}" for column, value in sorted(deal.where.items())]
+        rng = generator(scenario.seed, "deal", *matched)
         shuffled = [groups[place] for place in rng.permutation(len(groups))]
         number, of = deal.part
         mine = shuffled[number - 1 :: of]
@@ -73,7 +75,7 @@ def fill_sites(
     dataset: Dataset,
     dealt: Dealt,
     folder: Path,
-    on_case: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, Store]:
     """Each hospital's store, its scans ingested and one slice of each painted.
 
@@ -83,6 +85,8 @@ def fill_sites(
         LabelDictionaryError: the data set's labels do not cover the plan's.
     """
     stores = {}
+    num_cases = sum(len(n) for per_site in dealt.training.values() for n in per_site.values())
+    on_case = counted(progress, "scans of hospitals", num_cases)
     for site in scenario.sites:
         store = create_store(folder / site, site)
         for task in scenario.plan.tasks:
@@ -97,10 +101,12 @@ def fill_sites(
 
 
 def fill_test_store(
-    scenario: Scenario, dataset: Dataset, dealt: Dealt, folder: Path, on_case: Callable[[str], None]
+    scenario: Scenario, dataset: Dataset, dealt: Dealt, folder: Path, progress: Progress
 ) -> Store:
     """The store of the test scans, which no hospital sees."""
     store = create_store(folder, "test-scans")
+    num_cases = len({name for names in dealt.test.values() for name in names})
+    on_case = counted(progress, "test scans", num_cases)
     for task in scenario.plan.tasks:
         _ingest_missing(store, dataset, dealt.test[task.name], task, on_case)
     check_label_dictionary(store, scenario.plan)

@@ -1,6 +1,6 @@
 """The one interface through which slices are painted, by a clinician's page or by an oracle."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from client.annotation.select_slices import select_slices
 from client.store.annotations import latest_annotations, save_annotation
@@ -11,6 +11,7 @@ from common.random_streams import generator
 from common.scans import SliceAnnotation, SliceRef
 
 
+@runtime_checkable
 class Annotator(Protocol):
     """Whoever paints."""
 
@@ -30,9 +31,7 @@ def asked_slices(store: Store, plan: FederationPlan, task: Task) -> list[SliceRe
     return select_slices(waiting, task.axis, plan.annotation.slice_choice, rng)
 
 
-def paint_asked_slices(
-    store: Store, plan: FederationPlan, task: Task, annotator: Annotator
-) -> int:
+def paint_asked_slices(store: Store, plan: FederationPlan, task: Task, annotator: Annotator) -> int:
     """Has every asked slice painted and saved; returns how many."""
     asked = asked_slices(store, plan, task)
     for ref in asked:

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torchio as tio
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from common.plan import Augmentation
@@ -39,19 +39,18 @@ def draw_change(settings: Augmentation, rng: np.random.Generator) -> Change:
 
 
 def region_for(patch_size: tuple[int, int, int], change: Change) -> tuple[int, int, int]:
-    """How large a region must be cut so that the turned and scaled patch lies within it."""
-    half = np.asarray(patch_size) / 2
-    sines = np.abs(np.sin(np.radians(change.degrees)))
-    # Turning about one axis mixes the other two; the sum over axes bounds every order of turns.
-    mixed = np.array(
-        [
-            half[0] + sines[1] * half[2] + sines[2] * half[1],
-            half[1] + sines[0] * half[2] + sines[2] * half[0],
-            half[2] + sines[0] * half[1] + sines[1] * half[0],
-        ]
-    )
-    size = np.ceil(2 * mixed / np.minimum(change.scales, 1)).astype(int)
-    return (int(size[0]), int(size[1]), int(size[2]))
+    """How large a region must be cut so that the turned and scaled patch lies within it.
+
+    Larger than the patch by an even number along each axis: both then have the same centre.
+    """
+    size = np.asarray(patch_size)
+    # TorchIO turns about axis 1, then 0, then 2, then scales; a patch voxel's origin undoes that.
+    pitch, yaw, roll = change.degrees
+    turn = Rotation.from_euler("yxz", [yaw, pitch, roll], degrees=True).as_matrix()
+    half = np.abs(turn.T) @ (size / 2 / np.minimum(change.scales, 1))
+    margin = np.ceil(np.maximum(half - size / 2, 0)).astype(int)
+    region = size + 2 * margin
+    return (int(region[0]), int(region[1]), int(region[2]))
 
 
 def apply_change(
@@ -62,7 +61,9 @@ def apply_change(
     `labels` are moved with linear interpolation, zero comes in from outside, and they keep their
     values otherwise.
     """
-    subject = tio.Subject(image=tio.ScalarImage(tensor=image), labels=tio.ScalarImage(tensor=labels))
+    subject = tio.Subject(
+        image=tio.ScalarImage(tensor=image), labels=tio.ScalarImage(tensor=labels)
+    )
     move = tio.Affine(
         scales=change.scales,
         degrees=change.degrees,

@@ -67,5 +67,5 @@ def _choose(
 
 def _draw_patch(example: Example, settings: Training, rng: np.random.Generator) -> Patch:
     change = draw_change(settings.augmentation, rng)
-    centre = draw_centre(example, settings.patch_size, rng)
+    centre = draw_centre(example, settings.patch_size, settings.spacing_mm, rng)
     return cut_patch(example, centre, settings.patch_size, change, settings.spacing_mm)

@@ -44,7 +44,9 @@ def _score_slice(
     device: torch.device,
 ) -> dict[int, StructureScore]:
     predicted = predict_slice(network, scan, annotation.ref, plan.training, device=device)
-    in_plane = [mm for axis, mm in enumerate(scan.geometry.spacing_mm) if axis != annotation.ref.axis]
+    in_plane = [
+        mm for axis, mm in enumerate(scan.geometry.spacing_mm) if axis != annotation.ref.axis
+    ]
     flat_mm = (in_plane[0], in_plane[1], 1.0)
     return score_labels(
         predicted[..., None], annotation.mask[..., None], annotation.looked_for, flat_mm

@@ -18,6 +18,7 @@ from client.learning.augmentation import Change, apply_change, region_for
 from common.scans import LabelMap, Scan
 
 Size = tuple[int, int, int]
+Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Patch:
     known: Bool[Tensor, "n i j k"]
 
 
-def draw_centre(example: Example, size: Size, rng: np.random.Generator) -> tuple[float, ...]:
-    """The centre of a patch of `size` voxels that holds a labelled voxel.
+def draw_centre(
+    example: Example, size: Size, training_mm: Spacing | None, rng: np.random.Generator
+) -> tuple[float, ...]:
+    """The centre, in scan voxels, of a patch of `size` training voxels around a labelled voxel.
 
     Half of the time that voxel is foreground, where there is any. Along an axis that the patch
     covers whole, the centre is the volume's.
@@ -62,12 +65,13 @@ def draw_centre(example: Example, size: Size, rng: np.random.Generator) -> tuple
     if len(candidates) == 0:
         return tuple((n - 1) / 2 for n in shape)
     voxel = candidates[rng.integers(len(candidates))]
+    covered = [s * z for s, z in zip(size, _zoom(example.scan, training_mm), strict=True)]
     return tuple(
-        _centre_along(int(v), n, s, rng) for v, n, s in zip(voxel, shape, size, strict=True)
+        _centre_along(int(v), n, s, rng) for v, n, s in zip(voxel, shape, covered, strict=True)
     )
 
 
-def _centre_along(voxel: int, length: int, size: int, rng: np.random.Generator) -> float:
+def _centre_along(voxel: int, length: int, size: float, rng: np.random.Generator) -> float:
     """A centre along one axis so that the patch holds `voxel`, mostly inside the volume."""
     if size >= length:
         return (length - 1) / 2
@@ -75,20 +79,22 @@ def _centre_along(voxel: int, length: int, size: int, rng: np.random.Generator) 
     overhang, margin = 2, min(2, size // 4)
     lowest = max(voxel - size / 2 + margin, size / 2 - overhang)
     highest = min(voxel + size / 2 - margin, length - 1 - size / 2 + overhang)
-    return float(rng.uniform(lowest, highest)) if highest > lowest else float(voxel)
+    return float(rng.uniform(lowest, highest))
 
 
 def cut_patch(
-    example: Example, centre: Sequence[float], size: Size, change: Change, training_mm: Size | None
+    example: Example,
+    centre: Sequence[float],
+    size: Size,
+    change: Change,
+    training_mm: Spacing | None,
 ) -> Patch:
     """The patch of `size` voxels around `centre`, changed.
 
     `training_mm` is the spacing to train at; None keeps the scan's own voxels.
     """
     zoom = _zoom(example.scan, training_mm)
-    region = [
-        max(1, round(n * z)) for n, z in zip(region_for(size, change), zoom, strict=True)
-    ]
+    region = [max(1, round(n * z)) for n, z in zip(region_for(size, change), zoom, strict=True)]
     corner = [round(c - (n - 1) / 2) for c, n in zip(centre, region, strict=True)]
     image = _cut(np.asarray(example.scan.image), corner, region, mode="edge")
     labels = _cut(_weighted(example.labels, example.num_classes, corner, region), None, region)
@@ -132,18 +138,15 @@ def _overlap(
     """The part of a region inside a volume, and what is missing before and after it."""
     first = [min(max(c, 0), n - 1) for c, n in zip(corner, shape, strict=True)]
     last = [
-        min(max(c + r, f + 1), n)
-        for c, r, f, n in zip(corner, region, first, shape, strict=True)
+        min(max(c + r, f + 1), n) for c, r, f, n in zip(corner, region, first, shape, strict=True)
     ]
     inside = tuple(slice(f, e) for f, e in zip(first, last, strict=True))
     before = [f - c if c < f else 0 for c, f in zip(corner, first, strict=True)]
-    after = [
-        r - (e - f) - b for r, e, f, b in zip(region, last, first, before, strict=True)
-    ]
+    after = [r - (e - f) - b for r, e, f, b in zip(region, last, first, before, strict=True)]
     return inside, before, after
 
 
-def _zoom(scan: Scan, training_mm: Size | None) -> tuple[float, float, float]:
+def _zoom(scan: Scan, training_mm: Spacing | None) -> tuple[float, float, float]:
     """Scan voxels per training voxel along each axis."""
     if training_mm is None:
         return (1.0, 1.0, 1.0)

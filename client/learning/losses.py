@@ -59,7 +59,7 @@ def dice_loss(logits: Logits, target: Logits, weight: Weight, known: Known) -> T
 def proximal_term(
     parameters: list[Tensor], global_parameters: list[Tensor], mu: float
 ) -> Tensor | float:
-    """mu / 2 * squared distance from the global weights (FedProx; Li et al., 2020)."""
+    """Half of mu times the squared distance from the global weights (FedProx; Li et al., 2020)."""
     if mu == 0:
         return 0.0
     squared = [

@@ -57,7 +57,7 @@ def predict_labels(
 def predict_slice(
     network: Module, scan: Scan, ref: SliceRef, settings: Training, *, device: torch.device
 ) -> UInt8[np.ndarray, "rows columns"]:
-    """The label indexes on one slice, predicted from the slab of one patch's thickness around it."""
+    """The label indexes on one slice, predicted from the slab of a patch's thickness around it."""
     slab, first = _slab_around(scan, ref, settings)
     labels = predict_labels(network, slab, settings, device=device)
     inside = SliceRef(ref.scan_id, ref.axis, ref.index - first)
@@ -69,9 +69,7 @@ def _slab_around(scan: Scan, ref: SliceRef, settings: Training) -> tuple[Scan, i
     """The scan cut along the slice's axis to the patch's thickness, and where the cut begins."""
     wanted = settings.patch_size[ref.axis]
     if settings.spacing_mm is not None:
-        wanted = round(
-            wanted * settings.spacing_mm[ref.axis] / scan.geometry.spacing_mm[ref.axis]
-        )
+        wanted = round(wanted * settings.spacing_mm[ref.axis] / scan.geometry.spacing_mm[ref.axis])
     length = scan.geometry.shape[ref.axis]
     thickness = min(max(wanted, 1), length)
     first = min(max(ref.index - thickness // 2, 0), length - thickness)

@@ -30,9 +30,7 @@ def train_segmenter(
         value = segmentation_loss(network(batch.image), target, batch.weight, batch.known)
         return value + proximal_term(list(network.parameters()), received, proximal_mu)
 
-    return train(
-        segmenter, batches, loss, settings, learning_rate=learning_rate, device=device
-    )
+    return train(segmenter, batches, loss, settings, learning_rate=learning_rate, device=device)
 
 
 def train_student(

@@ -1,4 +1,4 @@
-"""How well a painted slice was spread: overlap and the ends of the organ, the slice itself aside."""
+"""How well a painted slice was spread: overlap and the organ's ends, the slice itself aside."""
 
 from dataclasses import dataclass
 

@@ -100,9 +100,7 @@ def apply_affinity(
     return torch.einsum("khw,nkhw->nhw", affinity, _neighbours(soft, radius))
 
 
-def end_classes(
-    soft: Float[Tensor, "n h w"], alive: torch.Tensor
-) -> Float[Tensor, "n h w"]:
+def end_classes(soft: Float[Tensor, "n h w"], alive: torch.Tensor) -> Float[Tensor, "n h w"]:
     """The probabilities with the mass of ended classes given to the background."""
     foreground = soft[1:] * alive[:, None, None]
     return torch.cat([1 - foreground.sum(0, keepdim=True), foreground])
@@ -116,9 +114,7 @@ def foreground_agreement(
     return 2 * overlap / (one[1:].sum() + other[1:].sum()).clamp_min(1e-6)
 
 
-def _neighbours(
-    image: Float[Tensor, "c h w"], radius: int
-) -> Float[Tensor, "c k h w"]:
+def _neighbours(image: Float[Tensor, "c h w"], radius: int) -> Float[Tensor, "c k h w"]:
     """The (2 radius + 1)^2 shifted copies of an image, its edge repeated outwards.
 
     Repeating the edge keeps each row of the affinity a mean of real pixels; zeros would leak the

@@ -61,9 +61,7 @@ def _spread_one(
     axis, start = annotation.ref.axis, annotation.ref.index
     stack = np.moveaxis(np.asarray(scan.image), 1 + axis, 1)
     painted = torch.from_numpy(_one_hot(annotation.mask, classes)).to(device)
-    carried = carry(
-        torch.from_numpy(np.array(stack)).to(device), painted, start, settings
-    )
+    carried = carry(torch.from_numpy(np.array(stack)).to(device), painted, start, settings)
     distance = torch.arange(stack.shape[1], device=device).sub(start).abs()
     trust = settings.weight_per_slice**distance * carried.agreement
     within_reach = (distance <= settings.reach_slices) & (painted[1:].sum() > 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.store.atomic_files import write_atomically
+from client.store.atomic_files import check_room, write_atomically
 from client.store.store import Store
 from common.errors import StoreError
 
@@ -18,6 +18,7 @@ def save_array(store: Store, array: np.ndarray) -> str:
     key = digest.hexdigest()
     path = _path_of(store, key)
     if not path.exists():
+        check_room(store.folder, contiguous.nbytes)
         write_atomically(path, lambda unfinished: _save_npy(unfinished, contiguous))
     return key
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from common.errors import StoreError
 
 UNFINISHED = "unfinished-"
+# SQLite makes its shared memory (32 KiB) and its log anew when the first connection opens.
+CATALOG_ROOM_BYTES = 2 * 2**20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -48,6 +50,16 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Refuses a file that would take the disk's last bytes: the catalog needs them to open at all.
+
+    Raises:
+        StoreError: less than `num_bytes` and the catalog's share are free.
+    """
+    if shutil.disk_usage(folder).free < num_bytes + CATALOG_ROOM_BYTES:
+        raise disk_full(folder)
 
 
 def disk_full(folder: Path) -> StoreError:

@@ -61,4 +61,5 @@ def verify_audit(store: Store) -> int:
 
 
 def _link(before: str, number: int, time: str, event: str, details: str) -> str:
-    return hashlib.sha256("\n".join([before, str(number), time, event, details]).encode()).hexdigest()
+    content = "\n".join([before, str(number), time, event, details])
+    return hashlib.sha256(content.encode()).hexdigest()

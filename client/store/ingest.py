@@ -159,9 +159,11 @@ def _set_aside(store: Store, task: Task, case: str, reason: str) -> None:
 
 def _identify(image: np.ndarray, affine: np.ndarray) -> str:
     """A pseudonym from the voxels and where they lie; the same scan always gets the same one."""
-    # Adding 0.0 turns the -0.0 that rounding leaves into 0.0; the two print differently.
-    rounded = np.round(affine, 3) + 0.0
-    digest = hashlib.sha256(f"{image.shape} {rounded.tolist()}".encode())
+    # A copy's affine differs in its last digits (single precision leaves 2e-5 mm at the origin), so
+    # numbers count by cells: 0.001 mm for the axes, 0.1 mm for the origin. The shift keeps common
+    # values such as 0, 0.5 and 0.9375 away from the borders of the cells.
+    cells = np.floor(affine / [1e-3, 1e-3, 1e-3, 0.1] + 1 / np.pi).astype(int)
+    digest = hashlib.sha256(f"{image.shape} {cells.tolist()}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return f"scan-{digest.hexdigest()[:16]}"
 

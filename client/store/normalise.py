@@ -17,7 +17,9 @@ def normalise(
     if modality == "CT":
         assert window_hu is not None  # the plan refuses a CT task without one
         low, high = window_hu
-        return (2 * (np.clip(image, low, high) - low) / (high - low) - 1).astype(np.float32)
+        share = (np.clip(image, low, high) - low) / (high - low)
+        scaled: Image = (2 * share - 1).astype(np.float32)
+        return scaled
     return np.stack([_normalise_mr(channel) for channel in image])
 
 
@@ -26,4 +28,5 @@ def _normalise_mr(channel: Float[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j
     # A few bright voxels on black would clip to a constant; then the full range is kept.
     clipped = np.clip(channel, low, high) if high > low else channel
     spread = float(clipped.std())
-    return ((clipped - clipped.mean()) / max(spread, 1e-6)).astype(np.float32)
+    scored: np.ndarray = ((clipped - clipped.mean()) / max(spread, 1e-6)).astype(np.float32)
+    return scored

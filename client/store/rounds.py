@@ -53,9 +53,9 @@ def load_state(store: Store, federation: str, round_number: int) -> HospitalStat
             "SELECT * FROM replay WHERE federation = ? AND round = ? ORDER BY place", place
         ).fetchall()
         newest = _newest_before(connection, federation, round_number)
-    if row is None and newest is None:
-        return HospitalState(federation, round_number)
     if row is None:
+        if newest is None:
+            return HospitalState(federation, round_number)
         return load_state(store, federation, newest)
     memory = Memory(
         tuple(Remembered(entry["scan_id"], entry["task"], entry["grp"]) for entry in entries),

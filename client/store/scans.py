@@ -1,6 +1,7 @@
 """The scans of the catalog, and what can be read of each."""
 
 import json
+import re
 import sqlite3
 from dataclasses import asdict, dataclass
 
@@ -119,11 +120,16 @@ def plan_indexes(
 ) -> dict[int, int]:
     """Which of a data set's label values are which of the plan's labels."""
     if names:
-        index_of = {label.name.casefold(): label.index for label in plan.labels}
-        pairs = {value: index_of.get(name.casefold()) for value, name in names.items()}
+        index_of = {_comparable(label.name): label.index for label in plan.labels}
+        pairs = {value: index_of.get(_comparable(name)) for value, name in names.items()}
         return {value: index for value, index in pairs.items() if index is not None}
     known = {label.index for label in plan.labels}
     return {value: value for value in voxels if value in known}
+
+
+def _comparable(name: str) -> str:
+    """Lower case, one hyphen for each run of spaces and signs: plans cannot name "Left lobe"."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
 
 
 def count_quarantined(store: Store, task: str | None = None) -> int:

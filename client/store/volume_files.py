@@ -5,13 +5,14 @@ memory. Every refusal is a BadScanError with a reason that a person can act on.
 """
 
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (its documentation's own name for it)
 from jaxtyping import Float, Integer
 
 from client.store.atomic_files import write_atomically
@@ -19,7 +20,8 @@ from client.store.orientation import OriginalGeometry, from_ras
 from common.errors import BadScanError
 
 NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".mha", ".mhd")
+META_IMAGE = (".mha", ".mhd")
+ITK = (".nrrd", *META_IMAGE)
 # An .mhd is two files, which cannot be put in place at once, so none is written.
 ITK_WRITTEN = (".nrrd", ".mha")
 SUFFIXES = NIFTI + ITK
@@ -30,6 +32,7 @@ GRID_TOLERANCE_MM = 1e-2
 # Deflate cannot pack tighter than 1032 to 1, so a header that promises more lies.
 DENSEST_PACKING = 1032
 CHUNK_BYTES = 2**20
+META_HEADER_BYTES = 4096
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -55,7 +58,7 @@ def read_volume(paths: Sequence[Path], *, channels: int = 1) -> RawVolume:
         affine = own_affine
         arrays.append(array)
     assert affine is not None  # layouts give at least one path
-    image = np.concatenate(arrays).astype(np.float32)
+    image = np.concatenate(arrays).astype(np.float32, copy=False)
     if not np.isfinite(image).all():
         raise BadScanError("expected finite voxels, found NaN or infinity")
     if any(channel.min() == channel.max() for channel in image):
@@ -76,7 +79,8 @@ def read_label(path: Path, image: RawVolume) -> Integer[np.ndarray, "i j k"]:
     if not whole.all():
         odd = values[~whole].flat[0]
         raise BadScanError(f"expected label values 0 to 254, found {odd:g}")
-    return values.astype(np.uint8)
+    label: np.ndarray = values.astype(np.uint8)
+    return label
 
 
 def write_volume_like(
@@ -115,9 +119,10 @@ def _read(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
     except BadScanError:
         raise
     # The readers raise what they like on damaged bytes (zlib.error, DTypePromotionError, ...).
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         text = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise BadScanError(f"{path.name} cannot be read: truncated or damaged ({text[0]})") from None
+        reason = f"truncated or damaged ({text[0]})"
+        raise BadScanError(f"{path.name} cannot be read: {reason}") from None
     raise BadScanError(f"{path.name}: expected one of {', '.join(SUFFIXES)}")
 
 
@@ -147,8 +152,7 @@ def _read_nifti(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _raw_spacing_mm(path: Path, kind: type[nib.Nifti1Header]) -> np.ndarray:
     """The spacing as the file has it: nibabel's loader turns 0 into 1 and drops signs."""
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as file:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         header = kind.from_fileobj(file, check=False)
     return np.asarray(header["pixdim"][1:4], dtype=float)
 
@@ -161,6 +165,8 @@ def _check_archive(path: Path, num_bytes: int) -> None:
 
 
 def _read_itk(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    if path.suffix in META_IMAGE:
+        _check_meta_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -184,6 +190,14 @@ def _read_itk(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(array.transpose(2, 1, 0))[None], affine
 
 
+def _check_meta_header(path: Path) -> None:
+    """ITK takes any number of dimensions on trust, and the whole process dies of a wrong one."""
+    with path.open("rb") as file:
+        found = re.search(rb"^NDims *= *(\d+)\s*$", file.read(META_HEADER_BYTES), re.MULTILINE)
+    if found is None or not 1 <= int(found[1]) <= 4:
+        raise BadScanError(f"{path.name} cannot be read: expected a line NDims = 3 in its header")
+
+
 def _to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
     lps = LPS_TO_RAS @ affine
     spacing = np.sqrt((lps[:3, :3] ** 2).sum(axis=0))
@@ -204,7 +218,8 @@ def _check_shape(shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
         raise BadScanError(f"expected at least one voxel along each axis, found {shape}")
     if sum(n > 1 for n in shape[:3]) < 3:
         raise BadScanError(f"expected {wanted}, found 2D of shape {shape}")
-    if max(shape) > LARGEST_AXIS_VOXELS or int(np.prod(shape, dtype=object)) > LARGEST_VOLUME_VOXELS:
+    num_voxels = int(np.prod(shape, dtype=object))
+    if max(shape) > LARGEST_AXIS_VOXELS or num_voxels > LARGEST_VOLUME_VOXELS:
         raise BadScanError(
             f"the header promises {shape} voxels; at most {LARGEST_AXIS_VOXELS} along an axis and "
             f"{LARGEST_VOLUME_VOXELS} in all are read"
@@ -223,9 +238,15 @@ def _check_promise(path: Path, num_bytes: int) -> None:
 def _check_grid(spacing_mm: np.ndarray, affine: np.ndarray) -> None:
     if not np.isfinite(spacing_mm).all() or (spacing_mm <= 0).any():
         raise BadScanError(f"expected a positive voxel spacing, found {spacing_mm.tolist()} mm")
-    linear = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-9:
+    if not np.isfinite(affine).all() or _is_flat(affine[:3, :3]):
         raise BadScanError("expected an invertible affine, found one that is flat or not finite")
+
+
+def _is_flat(linear: np.ndarray) -> bool:
+    """Whether the voxel's axes lie (nearly) in a plane: no order of axes could be told from them."""
+    voxel_mm3 = abs(np.linalg.det(linear))
+    box_mm3 = np.sqrt((linear**2).sum(axis=0)).prod()
+    return bool(voxel_mm3 < max(1e-9, 1e-3 * box_mm3))
 
 
 def _check_same_grid(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from client.store import atomic_files
 from client.store.arrays import load_array, save_array
 from client.store.store import Store
 from common.errors import StoreError
@@ -41,7 +42,7 @@ def test_a_loaded_array_is_mapped_and_read_only(store: Store) -> None:
 
 
 def test_a_missing_array_says_what_to_do(store: Store) -> None:
-    with pytest.raises(StoreError, match="missing or damaged.*ingest"):
+    with pytest.raises(StoreError, match=r"missing or damaged.*ingest"):
         load_array(store, "0" * 64)
 
 
@@ -56,7 +57,19 @@ def test_a_truncated_array_is_refused(store: Store, kept: int) -> None:
 
 def test_a_full_disk_is_a_store_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy writes to a plain file through C and then drops the reason of a short write."""
-    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))
+    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: SIM115
     with pytest.raises(StoreError, match="is full"):
         save_array(store, np.ones(100_000))
     assert list(store.folder.rglob("*.npy")) == []
+
+
+def test_the_catalogs_share_of_the_disk_is_left_free(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite cannot even read on a disk without a free byte."""
+    whole = atomic_files.shutil.disk_usage(store.folder)
+    nearly_full = whole._replace(free=atomic_files.CATALOG_ROOM_BYTES + 799)
+    monkeypatch.setattr(atomic_files.shutil, "disk_usage", lambda _: nearly_full)
+    save_array(store, np.ones(99))
+    with pytest.raises(StoreError, match="is full"):
+        save_array(store, np.ones(100))

@@ -53,20 +53,27 @@ def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
-    with pytest.raises(KeyError, match="stop"), store.connect() as connection:
-        connection.execute("INSERT INTO quarantine VALUES ('t', 'c', 'r')")
-        raise KeyError("stop")
+    def stop_halfway() -> None:
+        with store.connect() as connection:
+            connection.execute("INSERT INTO quarantine VALUES ('t', 'c', 'r')")
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        stop_halfway()
     with store.read() as connection:
         assert connection.execute("SELECT COUNT(*) FROM quarantine").fetchone()[0] == 0
 
 
 def test_a_full_disk_is_said_plainly_and_the_store_still_opens(store: Store) -> None:
-    with pytest.raises(StoreError, match="is full .* free some space"), store.connect() as c:
-        # The page limit makes SQLite report what it reports on a full disk.
-        c.execute("PRAGMA max_page_count = 1")
-        c.executemany(
-            "INSERT INTO quarantine VALUES ('t', ?, ?)", [(n, "x" * 4000) for n in range(100)]
-        )
+    def fill() -> None:
+        with store.connect() as connection:
+            # The page limit makes SQLite report what it reports on a full disk.
+            connection.execute("PRAGMA max_page_count = 1")
+            rows = [(number, "x" * 4000) for number in range(100)]
+            connection.executemany("INSERT INTO quarantine VALUES ('t', ?, ?)", rows)
+
+    with pytest.raises(StoreError, match=r"is full .* free some space"):
+        fill()
     assert open_store(store.folder) == store
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 
 from client.store.orientation import OriginalGeometry
 from client.store.volume_files import read_label, read_volume, write_volume_like
@@ -123,22 +123,22 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, suffix: str) -> Non
 
 
 @pytest.mark.parametrize("place", [0.1, 0.3, 0.6, 0.95])
-def test_a_damaged_archive_is_refused(
-    tmp_path: Path, save_nifti: SaveNifti, place: float
-) -> None:
+def test_a_damaged_archive_is_refused(tmp_path: Path, save_nifti: SaveNifti, place: float) -> None:
     noise = np.random.default_rng(2).normal(size=(9, 9, 9)).astype(np.float32)
     path = save_nifti(tmp_path / "v.nii.gz", noise)
     data = bytearray(path.read_bytes())
     start = int(place * len(data))
     data[start : start + 40] = b"\xff" * 40
     path.write_bytes(bytes(data))
-    with pytest.raises(BadScanError, match="cannot be read|header promises|expected"):
+    with pytest.raises(BadScanError, match=r"cannot be read|promises|expected"):
         read_volume([path])
 
 
 @pytest.mark.filterwarnings("default")  # SimpleITK's and NumPy's, on the way to the refusal
 @pytest.mark.parametrize(
-    "kind", [np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])], ids=["complex", "rgb"]
+    "kind",
+    [np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])],
+    ids=["complex", "rgb"],
 )
 def test_voxels_that_are_no_numbers_are_refused(tmp_path: Path, kind: np.dtype) -> None:
     image = nib.Nifti1Image(np.zeros((4, 4, 4), dtype=kind), np.eye(4))

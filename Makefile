@@ -1,0 +1,32 @@
+# `make demo` and `make test` set everything up on a fresh machine with Python 3.11, make and pip.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/ready
+OUT ?= runs/$(if $(SCENARIO),$(SCENARIO),$(if $(DATA),generic,phantoms))
+QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
+	FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 MLFLOW_DISABLE_TELEMETRY=true
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)
+	$(QUIET) $(BIN)/oneslice simulate run $(if $(SCENARIO),$(SCENARIO),$(if $(DATA),generic,phantoms)) \
+		$(if $(DATA),--data "$(DATA)") --out "$(OUT)"
+
+test: check
+	$(QUIET) $(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(QUIET) $(BIN)/python -m simulations.bench $(if $(DATA),--data "$(DATA)",--data ../shared/data)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,simulation]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,188 @@
+"""Laws of carrying a slice through a stack."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from torch import Tensor
+
+from client.propagation.soft_affinity import (
+    apply_affinity,
+    carry,
+    end_classes,
+    foreground_agreement,
+    slice_affinity,
+)
+from common.plan import Propagation
+
+SETTINGS = Propagation(search_radius_voxels=2, patch_radius_voxels=1)
+stacks = npst.arrays(
+    np.float32, (1, 5, 8, 9), elements=st.floats(-3, 3, width=16, allow_subnormal=False)
+)
+masks = npst.arrays(np.int64, (8, 9), elements=st.integers(0, 2))
+
+
+def one_hot(mask: Tensor, num_classes: int) -> Tensor:
+    return torch.stack([(mask == index).float() for index in range(num_classes)])
+
+
+def texture(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def overlap(one: Tensor, other: Tensor) -> float:
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def square_stack(firsts: list[int | None], size: int = 4) -> tuple[Tensor, Tensor]:
+    """A bright square on a dark ground, its left edge at firsts[d] on slice d; image and truth."""
+    truth = torch.zeros(len(firsts), 16, 20, dtype=torch.bool)
+    for depth, first in enumerate(firsts):
+        if first is not None:
+            truth[depth, 6 : 6 + size, first : first + size] = True
+    noise = 0.05 * texture(*truth.shape)
+    return (4 * truth.float() - 2 + noise)[None], truth
+
+
+@given(source=stacks, settings_=st.sampled_from([SETTINGS, Propagation()]))
+@settings(max_examples=25, deadline=None)
+def test_the_affinity_of_every_pixel_sums_to_one(
+    source: np.ndarray, settings_: Propagation
+) -> None:
+    stack = torch.from_numpy(source)
+    affinity = slice_affinity(stack[:, 0], stack[:, 1], settings_)
+    window = (2 * settings_.search_radius_voxels + 1) ** 2
+    assert affinity.shape == (window, 8, 9)
+    assert (affinity >= 0).all()
+    torch.testing.assert_close(affinity.sum(0), torch.ones(8, 9))
+
+
+def test_the_affinity_prefers_the_pixel_that_looks_the_same() -> None:
+    source = texture(1, 9, 9)
+    # The target's content lies one row down of the source's: pixel (4, 4) shows what (3, 4) showed.
+    target = source.roll(1, dims=1)
+    affinity = slice_affinity(source, target, SETTINGS)
+    rows, columns = divmod(int(affinity[:, 4, 4].argmax()), 5)
+    assert (rows - 2, columns - 2) == (-1, 0)
+
+
+def test_applying_an_affinity_is_a_weighted_mean_of_the_window() -> None:
+    soft = torch.zeros(1, 5, 5)
+    soft[0, 2, 3] = 1
+    affinity = torch.zeros(9, 5, 5)
+    affinity[5] = 0.25  # one column to the right
+    affinity[4] = 0.75  # the pixel itself
+    carried = apply_affinity(affinity, soft, 1)
+    wanted = torch.zeros(1, 5, 5)
+    wanted[0, 2, 3], wanted[0, 2, 2] = 0.75, 0.25
+    torch.testing.assert_close(carried, wanted)
+
+
+@given(stack=stacks, mask=masks, start=st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_every_slice_holds_a_distribution_and_agreement_never_rises(
+    stack: np.ndarray, mask: np.ndarray, start: int
+) -> None:
+    painted = one_hot(torch.from_numpy(mask), 3)
+    carried = carry(torch.from_numpy(stack), painted, start, SETTINGS)
+    assert (carried.soft >= -1e-6).all()
+    torch.testing.assert_close(carried.soft.sum(0), torch.ones(5, 8, 9))
+    torch.testing.assert_close(carried.soft[:, start], painted)
+    assert carried.agreement[start] == 1
+    for way in (carried.agreement[start:], carried.agreement[: start + 1].flip(0)):
+        assert (way.diff() <= 1e-6).all()
+        assert (way >= 0).all()
+
+
+@given(stack=stacks, mask=masks, start=st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_class_that_ended_never_returns(stack: np.ndarray, mask: np.ndarray, start: int) -> None:
+    painted = one_hot(torch.from_numpy(mask), 3)
+    ending = SETTINGS.model_copy(update={"smallest_area_share": 0.6})
+    soft = carry(torch.from_numpy(stack), painted, start, ending).soft
+    for way in (soft[1:, start:], soft[1:, : start + 1].flip(1)):
+        there = way.sum((2, 3)) > 0
+        assert (there.int().diff(dim=1) <= 0).all()
+
+
+def test_a_class_can_end_while_another_goes_on() -> None:
+    image, truth = square_stack([6] * 5)
+    image[0, 3:, 12:15, 14:17] = 6  # seen on slices 3 and 4 only
+    mask = truth[4].long()
+    mask[12:15, 14:17] = 2
+    soft = carry(image, one_hot(mask, 3), 4, SETTINGS).soft
+    assert (soft[2].sum((1, 2)) > 0).tolist() == [False, False, False, True, True]
+    assert (soft[1].sum((1, 2)) > 10).all()
+
+
+def test_the_result_is_the_same_when_the_stack_is_turned_round() -> None:
+    stack, mask = texture(2, 6, 9, 10), (texture(9, 10, seed=1) > 0.8).long()
+    forward = carry(stack, one_hot(mask, 2), 1, SETTINGS)
+    backward = carry(stack.flip(1), one_hot(mask, 2), 4, SETTINGS)
+    torch.testing.assert_close(forward.soft, backward.soft.flip(1))
+    torch.testing.assert_close(forward.agreement, backward.agreement.flip(0))
+
+
+def test_identical_slices_carry_the_mask_along_unchanged() -> None:
+    image, truth = square_stack([8])
+    stack = image.expand(1, 9, 16, 20).contiguous()
+    soft = carry(stack, one_hot(truth[0].long(), 2), 4, SETTINGS).soft
+    for depth in range(9):
+        assert overlap(soft[1, depth] > 0.5, truth[0]) == 1
+    areas = soft[1].sum((1, 2))
+    torch.testing.assert_close(areas, torch.full((9,), 16.0), rtol=0.15, atol=0)
+
+
+def test_an_object_that_moves_one_voxel_a_slice_is_followed() -> None:
+    image, truth = square_stack([4, 5, 6, 7, 8, 9, 10, 11])
+    soft = carry(image, one_hot(truth[0].long(), 2), 0, SETTINGS).soft
+    for depth in range(1, 8):
+        followed, copied = soft[1, depth] > 0.5, truth[0]
+        assert overlap(followed, truth[depth]) > 0.9
+        assert overlap(followed, truth[depth]) > overlap(copied, truth[depth])
+
+
+def test_an_object_that_vanishes_ends_there() -> None:
+    image, truth = square_stack([None, None, None, 8, 8, 8, None, None, None])
+    soft = carry(image, one_hot(truth[4].long(), 2), 4, SETTINGS).soft
+    shown = (soft[1] > 0.5).any(2).any(1).tolist()
+    assert shown == [False, False, False, True, True, True, False, False, False]
+    # The mass itself ends for good, not only the hard labels.
+    assert soft[1, [0, 8]].sum() == 0
+
+
+def test_a_slice_painted_empty_leaves_all_background() -> None:
+    carried = carry(texture(1, 4, 8, 8), one_hot(torch.zeros(8, 8), 3), 2, SETTINGS)
+    assert (carried.soft[0] == 1).all()
+    assert (carried.soft[1:] == 0).all()
+    assert carried.agreement.tolist() == [0, 0, 1, 0]
+
+
+def test_a_stack_of_one_slice_is_the_painted_slice() -> None:
+    painted = one_hot((texture(8, 8) > 0).long(), 2)
+    carried = carry(texture(1, 1, 8, 8), painted, 0, SETTINGS)
+    torch.testing.assert_close(carried.soft[:, 0], painted)
+    assert carried.agreement.tolist() == [1]
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    stack, painted = texture(1, 4, 8, 8), one_hot((texture(8, 8) > 0).long(), 2)
+    kept = stack.clone(), painted.clone()
+    carry(stack, painted, 1, SETTINGS)
+    assert torch.equal(stack, kept[0])
+    assert torch.equal(painted, kept[1])
+
+
+def test_the_mass_of_ended_classes_goes_to_the_background() -> None:
+    soft = torch.tensor([0.2, 0.5, 0.3]).reshape(3, 1, 1)
+    ended = end_classes(soft, torch.tensor([True, False]))
+    torch.testing.assert_close(ended.flatten(), torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_agreement_is_the_soft_dice_of_the_foreground() -> None:
+    one = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).reshape(2, 1, 2)
+    other = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).reshape(2, 1, 2)
+    # Overlap min(1, .5) + min(0, .5) = .5; sums 1 and 1.
+    assert foreground_agreement(one, other) == 0.5
+    assert foreground_agreement(one, one) == 1

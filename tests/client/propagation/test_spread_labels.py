@@ -1,0 +1,152 @@
+"""Label maps from painted slices."""
+
+import numpy as np
+import pytest
+import torch
+
+from client.propagation.spread_labels import spread_labels
+from common.plan import Propagation
+from common.scans import Geometry, LabelMap, Scan, SliceAnnotation, SliceRef
+
+SHAPE = (10, 11, 12)
+IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
+SETTINGS = Propagation(
+    reach_slices=2, weight_per_slice=0.5, search_radius_voxels=1, patch_radius_voxels=1
+)
+
+
+@pytest.fixture
+def scan() -> Scan:
+    """A bright block on a dark ground, the same on every slice along any axis near its middle."""
+    image = np.random.default_rng(0).normal(scale=0.05, size=(1, *SHAPE)).astype(np.float32)
+    image[:, 2:8, 3:9, 3:10] += 3
+    return Scan("scan", image, Geometry(SHAPE, IDENTITY), "MR")
+
+
+def painted(axis: int, index: int, label: int, looked_for: tuple[int, ...]) -> SliceAnnotation:
+    """The block's cross-section, painted as `label`; 0 paints nothing."""
+    block = np.zeros(SHAPE, dtype=np.uint8)
+    block[2:8, 3:9, 3:10] = label
+    ref = SliceRef("scan", axis, index)
+    return SliceAnnotation(ref, block[ref.selection], looked_for, "someone", 1.0)
+
+
+def spread(scan: Scan, *annotations: SliceAnnotation, **changes: object) -> LabelMap:
+    settings = SETTINGS.model_copy(update=changes)
+    labels = spread_labels(scan, annotations, settings, device=torch.device("cpu"))
+    np.testing.assert_allclose(labels.soft.sum(0), 1, atol=1e-5)
+    assert labels.soft.shape == (1 + len(labels.classes), *SHAPE)
+    assert labels.weight.min() >= 0
+    assert labels.weight.max() <= 1
+    assert labels.source == "propagated"
+    return labels
+
+
+def weights_along(labels: LabelMap, axis: int) -> list[float]:
+    """The weight of each slice; every slice has one."""
+    across = tuple(other for other in range(3) if other != axis)
+    np.testing.assert_array_equal(labels.weight.min(across), labels.weight.max(across))
+    return [float(weight) for weight in labels.weight.max(across)]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_painted_slice_is_exact_and_weighs_one(scan: Scan, axis: int) -> None:
+    annotation = painted(axis, 5, 2, (2,))
+    labels = spread(scan, annotation)
+    assert (labels.classes, labels.spread) == ((2,), (2,))
+    where = annotation.ref.selection
+    np.testing.assert_array_equal(labels.hard()[where], annotation.mask)
+    assert set(np.unique(labels.soft[:, *where])) == {0, 1}
+    assert (labels.weight[where] == 1).all()
+    assert labels.expert[where].all()
+    assert labels.expert.sum() == annotation.mask.size
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_weights_fall_with_distance_up_to_the_reach(scan: Scan, axis: int) -> None:
+    weights = weights_along(spread(scan, painted(axis, 5, 1, (1,))), axis)
+    assert weights[5] == 1
+    for nearer, farther in ((5, 4), (4, 3), (5, 6), (6, 7)):
+        # Half per slice, times an agreement of at most one.
+        assert 0 < weights[farther] <= 0.5 * weights[nearer]
+    assert all(weights[index] == 0 for index in range(SHAPE[axis]) if abs(index - 5) > 2)
+
+
+def test_weights_are_powers_where_slices_agree_fully(scan: Scan) -> None:
+    # Foreground everywhere is still foreground after any way there and back.
+    everywhere = SliceAnnotation(
+        SliceRef("scan", 2, 5), np.ones(SHAPE[:2], dtype=np.uint8), (1,), "someone", 1.0
+    )
+    weights = weights_along(spread(scan, everywhere), 2)
+    np.testing.assert_allclose(weights[3:8], [0.25, 0.5, 1, 0.5, 0.25], rtol=1e-5)
+
+
+def test_the_block_is_found_on_the_next_slice(scan: Scan) -> None:
+    labels = spread(scan, painted(2, 5, 1, (1,)))
+    np.testing.assert_array_equal(labels.hard()[:, :, 6], painted(2, 6, 1, (1,)).mask)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_without_reach_only_the_painted_slice_weighs(scan: Scan, axis: int) -> None:
+    labels = spread(scan, painted(axis, 4, 1, (1,)), reach_slices=0)
+    np.testing.assert_array_equal(labels.weight > 0, labels.expert)
+    assert weights_along(labels, axis)[4] == 1
+
+
+def test_a_slice_painted_empty_says_nothing_about_its_neighbours(scan: Scan) -> None:
+    labels = spread(scan, painted(2, 5, 0, (1, 2)))
+    np.testing.assert_array_equal(labels.weight > 0, labels.expert)
+    assert (labels.classes, labels.spread) == ((1, 2), ())
+    assert (labels.hard() == 0).all()
+
+
+def test_a_class_looked_for_and_absent_is_known_on_the_slice_only(scan: Scan) -> None:
+    labels = spread(scan, painted(2, 5, 1, (1, 3)))
+    assert (labels.classes, labels.spread) == ((1, 3), (1,))
+    assert (labels.soft[2] == 0).all()
+
+
+def test_two_painted_slices_are_both_exact(scan: Scan) -> None:
+    near, far = painted(2, 4, 1, (1,)), painted(2, 8, 1, (1,))
+    labels = spread(scan, near, far)
+    for annotation in (near, far):
+        np.testing.assert_array_equal(labels.hard()[annotation.ref.selection], annotation.mask)
+    weights = weights_along(labels, 2)
+    assert [index for index, weight in enumerate(weights) if weight == 1] == [4, 8]
+    assert [index for index, weight in enumerate(weights) if weight > 0] == list(range(2, 11))
+    assert labels.expert.sum() == 2 * near.mask.size
+
+
+def test_two_painted_slices_across_each_other_are_both_exact(scan: Scan) -> None:
+    one, other = painted(0, 4, 1, (1,)), painted(2, 5, 1, (1,))
+    labels = spread(scan, one, other)
+    for annotation in (one, other):
+        np.testing.assert_array_equal(labels.hard()[annotation.ref.selection], annotation.mask)
+        assert (labels.weight[annotation.ref.selection] == 1).all()
+    assert labels.expert.sum() == one.mask.size + other.mask.size - SHAPE[1]
+
+
+def test_a_voxel_weighs_what_its_most_trusted_slice_says(scan: Scan) -> None:
+    alone = weights_along(spread(scan, painted(2, 4, 1, (1,))), 2)
+    both = weights_along(spread(scan, painted(2, 4, 1, (1,)), painted(2, 9, 1, (1,))), 2)
+    assert both[:7] == alone[:7]
+
+
+def test_a_class_painted_on_some_slices_only_is_not_spread(scan: Scan) -> None:
+    labels = spread(scan, painted(2, 4, 1, (1, 2)), painted(2, 8, 2, (1, 2)))
+    assert labels.spread == ()
+    assert (labels.hard()[4:6, 5:7, 4] == 1).all()
+    assert (labels.hard()[4:6, 5:7, 8] == 2).all()
+
+
+def test_an_empty_slice_takes_nothing_from_the_spread_of_another(scan: Scan) -> None:
+    labels = spread(scan, painted(2, 5, 1, (1,)), painted(2, 11, 0, (1,)))
+    assert labels.spread == (1,)
+    assert weights_along(labels, 2)[10] == 0
+    assert weights_along(labels, 2)[11] == 1
+
+
+def test_the_scan_is_left_as_it_was(scan: Scan) -> None:
+    kept = scan.image.copy()
+    spread(scan, painted(1, 5, 1, (1,)))
+    np.testing.assert_array_equal(scan.image, kept)

@@ -1,0 +1,235 @@
+"""Which plans are refused, and the arithmetic of stages."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from common.errors import SettingsError
+from common.plan import FederationPlan, NetworkSize
+from common.settings_file import parse_settings
+
+Values = dict[str, Any]
+TASK = {"name": "t", "classes": ["organ"], "modality": "MR", "plane": "axial", "rounds": 1}
+
+
+def _set(values: Values, path: str, value: object) -> None:
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    inner: Any = values
+    for part in parents:
+        inner = inner.setdefault(part, {}) if isinstance(part, str) else inner[part]
+    inner[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("name", "a b", r"name = 'a b': .*pattern"),
+        ("name", "../up", r"name = '\.\./up': .*pattern"),
+        ("seed", -1, r"seed = -1: .*greater than or equal to 0"),
+        ("seed", 2**63, r"seed = 9223372036854775808: "),
+        ("colour", 1, r"colour = 1: unknown key; allowed here: annotation, channels, .*training"),
+        ("training.batchsize", 4, r"training\.batchsize = 4: unknown key; .*batch_size"),
+        ("training.augmentation", {"gian": 1}, r"augmentation\.gian = 1: unknown key; .*gain"),
+        ("tasks.1.window", 4, r"tasks\.1\.window = 4: unknown key; .*window_hu"),
+        ("training.batch_size", 0, r"training\.batch_size = 0: .*or equal to 1"),
+        ("training.held_back_share", 0.6, r"held_back_share = 0\.6: .*or equal to 0\.5"),
+        ("training.learning_rate", 0, r"learning_rate = 0: .*greater than 0"),
+        ("replay.share", 1.5, r"replay\.share = 1\.5: .*or equal to 1"),
+        ("propagation.search_radius_voxels", 11, r"search_radius_voxels = 11: .*equal to 10"),
+        ("strategy.name", "FedSGD", r"strategy\.name = 'FedSGD': .*'FedAvg'.*'Krum'"),
+        ("annotation.slice_choice", "best", r"slice_choice = 'best': .*'spread'"),
+        ("tasks.0.plane", "oblique", r"tasks\.0\.plane = 'oblique': .*'sagittal'"),
+        ("tasks.0.rounds", 0, r"tasks\.0\.rounds = 0: .*or equal to 1"),
+        ("tasks.0.classes", [], r"tasks\.0\.classes = \[\]: .*at least 1 item"),
+        ("tasks", [], r"tasks = \[\]: .*at least 1 item"),
+        ("labels", [], r"labels = \[\]: .*at least 1 item"),
+        ("labels.0.index", 0, r"labels\.0\.index = 0: .*or equal to 1"),
+        ("labels.0.name", "a/b", r"labels\.0\.name = 'a/b': .*pattern"),
+        ("labels.0.colour", "red", r"labels\.0\.colour = 'red': .*pattern"),
+        ("limits.hospitals", 0, r"limits\.hospitals = 0: .*or equal to 1"),
+        ("limits.quorum", 4, r"quorum 4 is more than the 3 hospitals expected"),
+        ("limits.deadline_s", float("inf"), r"limits\.deadline_s = inf: .*finite"),
+        ("segmenter.channels", [4], r"segmenter\.channels = \[4\]: .*at least 2 items"),
+        ("segmenter.strides", [2, 2], r"segmenter: 2 levels need 1 strides, got 2"),
+        ("segmenter.strides", [5], r"segmenter\.strides\.0\.\S+ = 5: .*or equal to 4"),
+    ],
+)
+def test_refuses_what_cannot_be(
+    plan_values: Values, path: str, value: object, message: str
+) -> None:
+    _set(plan_values, path, value)
+    with pytest.raises(SettingsError, match=message):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+@pytest.mark.parametrize(
+    "key", ["name", "labels", "tasks", "segmenter", "student", "training", "limits"]
+)
+def test_refuses_a_missing_key(plan_values: Values, key: str) -> None:
+    del plan_values[key]
+    with pytest.raises(SettingsError, match=f"  {key}: missing"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modality": "CT"}, r"a CT task needs window_hu = \[lowest, highest\]"),
+        ({"modality": "CT", "window_hu": [50, 50]}, r"window_hu must ascend, got \[50\.0, 50\.0\]"),
+        ({"classes": ["organ", "spleen"]}, r"'t' names classes \['spleen'\]; labels are \['organ'"),
+        ({"classes": ["organ", "organ"]}, r"'t' names a class twice: \['organ', 'organ'\]"),
+    ],
+)
+def test_refuses_a_task_that_contradicts_itself(
+    plan_values: Values, changes: Values, message: str
+) -> None:
+    plan_values["tasks"] = [{**TASK, **changes}]
+    with pytest.raises(SettingsError, match=message):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+def test_refuses_two_tasks_of_one_name(plan_values: Values) -> None:
+    plan_values["tasks"] = [TASK, TASK]
+    with pytest.raises(SettingsError, match=r"task names must differ, got \['t', 't'\]"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+@pytest.mark.parametrize("indexes", [(1, 3), (2, 1), (1, 1), (2, 3)])
+def test_refuses_label_indexes_that_skip_or_repeat(
+    plan_values: Values, indexes: tuple[int, int]
+) -> None:
+    for label, index in zip(plan_values["labels"], indexes, strict=True):
+        label["index"] = index
+    with pytest.raises(SettingsError, match=rf"must be 1, 2, 3, \.\.\. in order, got \[{indexes[0]}"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+def test_refuses_label_names_that_differ_only_in_case(plan_values: Values) -> None:
+    plan_values["labels"][1]["name"] = "ORGAN"
+    with pytest.raises(SettingsError, match=r"label names must differ, got \['organ', 'ORGAN'\]"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+@pytest.mark.parametrize(
+    ("role", "patch", "strides", "message"),
+    [
+        ("segmenter", [8, 9, 8], [2], r"\[8, 9, 8\] must be a multiple of the segmenter's .*2, 2, 2"),
+        ("student", [8, 8, 6], [4], r"\[8, 8, 6\] must be a multiple of the student's .*4, 4, 4"),
+        ("segmenter", [8, 8, 1], [[2, 2, 2]], r"multiple of the segmenter's"),
+        ("segmenter", [2, 2, 2], [2], r"leaves the segmenter one voxel at its deepest"),
+        ("student", [4, 4, 1], [[4, 4, 1]], r"leaves the student one voxel at its deepest"),
+    ],
+)
+def test_refuses_a_patch_that_the_strides_do_not_divide(
+    plan_values: Values, role: str, patch: list[int], strides: list[Any], message: str
+) -> None:
+    other = "student" if role == "segmenter" else "segmenter"
+    plan_values["training"]["patch_size"] = patch
+    plan_values[role]["strides"] = strides
+    plan_values[other]["strides"] = [1]
+    with pytest.raises(SettingsError, match=message):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+def test_one_axis_with_more_than_a_voxel_at_the_deepest_is_enough(plan_values: Values) -> None:
+    plan_values["training"]["patch_size"] = [2, 4, 2]
+    plan = FederationPlan.model_validate(plan_values)
+    assert plan.training.patch_size == (2, 4, 2)
+
+
+@pytest.mark.parametrize(("malicious", "fewest"), [(0, 3), (1, 5), (2, 7)])
+def test_krum_needs_two_more_than_twice_the_malicious_and_one(
+    plan_values: Values, malicious: int, fewest: int
+) -> None:
+    plan_values["strategy"] = {"name": "Krum", "num_malicious": malicious}
+    plan_values["limits"] = {"hospitals": 9, "quorum": fewest}
+    FederationPlan.model_validate(plan_values)
+    plan_values["limits"]["quorum"] = fewest - 1
+    with pytest.raises(SettingsError, match=rf"needs at least {fewest} replies; .* is {fewest - 1}"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+def test_refuses_a_trimming_that_cuts_nobody(plan_values: Values) -> None:
+    plan_values["strategy"] = {"name": "FedTrimmedAvg", "trimmed_share": 0.25}
+    plan_values["limits"] = {"hospitals": 9, "quorum": 4}
+    FederationPlan.model_validate(plan_values)  # a quarter of 4 is one hospital at either end
+    plan_values["limits"]["quorum"] = 3
+    with pytest.raises(SettingsError, match=r"trimmed_share 0\.25 of a quorum of 3 cuts nobody"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
+def test_the_plan_is_frozen_to_its_leaves(plan: FederationPlan) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        plan.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        plan.training.augmentation.scale = 0.5  # type: ignore[misc]
+
+
+def test_rounds_belong_to_stages(plan: FederationPlan) -> None:
+    # Stages of 2, 1 and 3 rounds: rounds 1 2 | 3 | 4 5 6.
+    assert plan.num_rounds == 6
+    assert [plan.stage_of_round(number) for number in range(1, 7)] == [0, 0, 1, 2, 2, 2]
+    assert [plan.last_round_of_stage(stage) for stage in range(3)] == [2, 3, 6]
+    assert plan.stage_of_round(7) == 2, "a round beyond the last belongs to the last stage"
+
+
+def test_the_share_of_a_stage_that_is_done(plan: FederationPlan) -> None:
+    shares = [plan.share_of_stage_done(number) for number in range(1, 7)]
+    assert shares == [0.0, 1.0, 0.0, 0.0, 0.5, 1.0]
+
+
+def test_class_indexes_ascend_whatever_the_task_says(plan: FederationPlan) -> None:
+    assert [plan.class_indexes(task) for task in plan.tasks] == [(1,), (2,), (1, 2)]
+    assert plan.num_classes == 3
+
+
+def test_a_task_is_found_by_name_and_knows_its_axis(plan_values: Values) -> None:
+    for task, plane in zip(plan_values["tasks"], ("sagittal", "coronal", "axial"), strict=True):
+        task["plane"] = plane
+    plan = FederationPlan.model_validate(plan_values)
+    assert plan.task_named("second") is plan.tasks[1]
+    assert [task.axis for task in plan.tasks] == [0, 1, 2]
+
+
+def test_total_stride_is_the_product_per_axis() -> None:
+    size = NetworkSize.model_validate({"channels": [1, 2, 3, 4], "strides": [2, [1, 2, 3], [4, 1, 1]]})
+    assert size.total_stride == (2 * 1 * 4, 2 * 2 * 1, 2 * 3 * 1)
+
+
+CHANGES = [
+    ("name", "other"),
+    ("seed", 1),
+    ("labels.1.colour", "#000000"),
+    ("labels.0.snomed", "10200004"),
+    ("tasks.0.rounds", 3),
+    ("tasks.2.classes", ["organ"]),
+    ("tasks.1.plane", "coronal"),
+    ("channels", 2),
+    ("segmenter.strides", [[2, 2, 1]]),
+    ("student.channels", [2, 5]),
+    ("training.spacing_mm", [1.0, 1.0, 2.5]),
+    ("training.augmentation", {"noise": 0.2}),
+    ("annotation.slice_choice", "centre"),
+    ("propagation.temperature", 0.6),
+    ("replay.budget_scans", 25),
+    ("strategy.server_learning_rate", 0.02),
+    ("limits.deadline_s", 60),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), CHANGES)
+def test_the_federation_changes_with_anything_in_the_plan(
+    plan_values: Values, plan: FederationPlan, path: str, value: object
+) -> None:
+    _set(plan_values, path, value)
+    assert FederationPlan.model_validate(plan_values).federation != plan.federation
+
+
+def test_the_federation_does_not_depend_on_how_the_plan_is_written(
+    plan_values: Values, plan: FederationPlan
+) -> None:
+    spelled_out = {**dict(reversed(plan_values.items())), "seed": 0, "channels": 1}
+    assert FederationPlan.model_validate(spelled_out).federation == plan.federation
+    assert FederationPlan.model_validate_json(plan.model_dump_json()).federation == plan.federation
+    assert plan.federation.startswith("small-")

@@ -1,0 +1,25 @@
+"""What all tests need: quiet libraries, and where real scans may lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing that a test starts may call anybody.
+os.environ.update(
+    FLWR_TELEMETRY_ENABLED="0",
+    FLWR_DISABLE_UPDATE_CHECK="1",
+    FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+)
+
+REPOSITORY = Path(__file__).parent.parent
+REAL_SCANS = Path(os.environ.get("ONESLICE_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def real_scans() -> Path:
+    """The folder of real scans; the test is skipped where there is none."""
+    if not REAL_SCANS.is_dir():
+        pytest.skip("no folder of real scans beside the project")
+    return REAL_SCANS

@@ -1,0 +1,95 @@
+"""Hospitals without scans: they add to every weight a number that is theirs, and can misbehave."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from flwr.app import Message
+
+from client.app import Answer, NodeConfig, make_client_app
+from common.updates import Arrays, LocalUpdate, Note, RoundRequest, decode_request, encode_update
+from simulations.local_grid import LocalGrid, NoAnswer
+
+Misdeed = Literal["silent", "error", "garbage", "nan", "failed", "lost", "impostor", "nothing"]
+SCANS = {"east": 1, "north": 2, "south": 3, "west": 10}
+
+
+@dataclass
+class FakeHospitals:
+    """Hospitals by node id; `misdeeds` by hospital and round (round 0 is the greeting)."""
+
+    names: Mapping[int, str]
+    misdeeds: Mapping[tuple[str, int], Misdeed] = field(default_factory=dict)
+    asked: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def grid(self) -> LocalGrid:
+        """A grid on which they are all online."""
+        return LocalGrid(
+            make_client_app(self._answer_of),
+            {node: {"hospital": name} for node, name in self.names.items()},
+        )
+
+    def _answer_of(self, config: NodeConfig) -> Answer:
+        name = str(config["hospital"])
+        return lambda data: self._answer(name, data)
+
+    def _answer(self, name: str, data: bytes) -> bytes:
+        request, arrays = decode_request(data)
+        self.asked.append((name, request.action, request.round))
+        scored = request.action == "score"
+        misdeed = None if scored else self.misdeeds.get((name, request.round))
+        match misdeed:
+            case "silent":
+                raise NoAnswer
+            case "error":
+                raise ZeroDivisionError
+            case "garbage":
+                return b"garbage"
+        return encode_update(_update(name, request, arrays, misdeed))
+
+
+def _update(
+    name: str, request: RoundRequest, arrays: Arrays, misdeed: Misdeed | None
+) -> LocalUpdate:
+    note = Note(hospital=name, outcome="greeted", round=request.round)
+    if misdeed == "impostor":
+        return LocalUpdate({}, note.model_copy(update={"hospital": "someone-else"}))
+    if misdeed == "failed":
+        failed = {"outcome": "failed", "reason": "StoreError: see the hospital's log"}
+        return LocalUpdate({}, note.model_copy(update=failed))
+    if misdeed == "lost":  # the worker could not be reached, so nobody read the round's number
+        lost = {"outcome": "failed", "reason": "the worker cannot be reached", "round": 0}
+        return LocalUpdate({}, note.model_copy(update=lost))
+    if misdeed == "nothing":
+        return LocalUpdate({}, note.model_copy(update={"outcome": "abstained"}))
+    if request.action == "score":
+        return LocalUpdate({}, note.model_copy(update={"outcome": "scored"}))
+    if request.action == "hello":
+        return LocalUpdate({}, note)
+    step = np.float32(SCANS[name] / (7 + request.round))
+    trained = {key: (array * step + step).astype(array.dtype) for key, array in arrays.items()}
+    if misdeed == "nan":
+        trained = {key: np.full_like(array, np.nan) for key, array in trained.items()}
+    counted = {"outcome": "trained", "num_examples": SCANS[name]}
+    return LocalUpdate(trained, note.model_copy(update=counted))
+
+
+class ChangingGrid(LocalGrid):
+    """A grid on which other nodes are online at every look; the last set stays."""
+
+    looks: list[set[int]]
+
+    def get_node_ids(self) -> list[int]:
+        now = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        return [node for node in super().get_node_ids() if node in now]
+
+
+class SlowGrid(LocalGrid):
+    """A grid that has no reply until it was looked at some times."""
+
+    looks_without_reply: int
+
+    def pull_messages(self, message_ids: object) -> list[Message]:
+        self.looks_without_reply -= 1
+        return [] if self.looks_without_reply >= 0 else super().pull_messages(message_ids)
