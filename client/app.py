@@ -18,6 +18,8 @@ from common.updates import LocalUpdate, Note, encode_update
 
 NodeConfig = Mapping[str, bool | float | int | str]
 Answer = Callable[[bytes], bytes]
+# The last two are what multiprocessing raises over a socket that does not speak its handshake.
+UNREACHABLE = (OSError, EOFError, AuthenticationError, ValueError, AssertionError)
 
 
 def make_client_app(answer_of: Callable[[NodeConfig], Answer]) -> ClientApp:
@@ -47,7 +49,7 @@ def answer_of_worker(node_config: NodeConfig) -> Answer:
             with Client(str(node_config["worker"]), family="AF_UNIX", authkey=secret) as worker:
                 worker.send_bytes(request)
                 return worker.recv_bytes()
-        except (OSError, EOFError, AuthenticationError):
+        except UNREACHABLE:
             # The text of these errors holds paths; a fixed one leaves the building.
             note = Note(hospital=name, outcome="failed", reason="the worker cannot be reached")
             return encode_update(LocalUpdate({}, note))

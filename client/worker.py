@@ -14,6 +14,9 @@ from client.local_round import Hospital, answer
 
 log = logging.getLogger(__name__)
 
+# The last two are what multiprocessing raises over a caller that does not speak its handshake.
+REFUSED = (AuthenticationError, EOFError, OSError, ValueError, AssertionError)
+
 
 def make_secret(path: Path) -> bytes:
     """The secret in `path`, made on first use and readable by its owner only."""
@@ -36,5 +39,5 @@ def serve(hospital: Hospital, socket: Path, secret: bytes) -> None:
             try:
                 with listener.accept() as connection:
                     connection.send_bytes(answer(hospital, connection.recv_bytes()))
-            except (AuthenticationError, EOFError, OSError) as error:
+            except REFUSED as error:
                 log.warning("a connection was refused or broke off: %s", type(error).__name__)

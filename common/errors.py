@@ -1,4 +1,4 @@
-"""The errors OneSlice raises on purpose. Each message says what was expected, what came, what to do.
+"""Errors OneSlice raises on purpose. Each message says what was expected, what came, what to do.
 
 OneSliceError
 ├── SettingsError        a plan, scenario or site file has an unknown key or an impossible value

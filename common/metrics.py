@@ -70,8 +70,7 @@ def score_labels(
 ) -> dict[int, StructureScore]:
     """The score of each class that is present in truth or prediction, by label index."""
     scores = {
-        index: score_structure(prediction == index, truth == index, spacing_mm)
-        for index in classes
+        index: score_structure(prediction == index, truth == index, spacing_mm) for index in classes
     }
     return {index: score for index, score in scores.items() if score is not None}
 
@@ -99,7 +98,8 @@ def continual_scores(matrix: Sequence[Sequence[float | None]]) -> ContinualScore
 
     With T tasks and a[i][j] the Dice of task j after stage i: ACC is the mean of the last row; BWT
     the mean over j < T of a[T][j] - a[j][j]; forgetting the mean over j < T of the best earlier
-    a[i][j] (j <= i < T) minus a[T][j]; all None without a stage. Lopez-Paz and Ranzato, 2017; Chaudhry et al., 2018.
+    a[i][j] (j <= i < T) minus a[T][j]; all None without a stage. Lopez-Paz and Ranzato, 2017;
+    Chaudhry et al., 2018.
     """
     last = matrix[-1] if matrix else ()
     scored = [value for value in last if value is not None]

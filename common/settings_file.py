@@ -34,7 +34,7 @@ def read_settings(kind: type[S], path: Path) -> S:
     """The settings in a TOML file.
 
     Raises:
-        SettingsError: the file is missing or cannot be read, is not TOML, or holds unknown keys or bad values.
+        SettingsError: the file cannot be read, is not TOML, or holds unknown keys or bad values.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

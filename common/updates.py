@@ -39,7 +39,7 @@ class RoundRequest(Settings):
 
 
 class TaskScore(Settings):
-    """How the incoming model did on a task's held-back scans, on their painted slices only."""
+    """How the incoming model did on a task's held-back scans: Dice pooled over their slices."""
 
     task: Name
     dice: dict[LabelName, Share]

@@ -42,7 +42,7 @@ def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int,
 
 
 def greet(
-    grid: Grid, plan: FederationPlan, known: dict[int, str], deadline_s: float = GREETING_S
+    grid: Grid, plan: FederationPlan, known: dict[int, str], deadline_s: float
 ) -> dict[int, str]:
     """The names of all nodes online, after asking those that are not in `known`.
 

@@ -14,7 +14,7 @@ class Dropped(Settings):
 
     hospital: str
     reason: str
-    kind: Literal["bad_reply", "failed", "silent"]
+    kind: Literal["bad_reply", "failed", "silent", "offline"]
 
 
 class RoundRecord(Settings):

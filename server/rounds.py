@@ -18,7 +18,7 @@ from common.errors import BadReplyError, QuorumError
 from common.messages import arrays_to_record, content_to_update, request_to_config
 from common.plan import FederationPlan
 from common.updates import Action, LocalUpdate, RoundRequest
-from server.asking import ask, greet, wait_for_hospitals
+from server.asking import GREETING_S, ask, greet, wait_for_hospitals
 from server.checkpoints import load_state, save_state
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.strategy import (
@@ -56,7 +56,7 @@ def run_federation(
     restore_strategy(strategy, state.strategy_arrays)
     hospitals = wait_for_hospitals(grid, plan)
     while state.round < plan.num_rounds:
-        hospitals = greet(grid, plan, hospitals)
+        hospitals = greet(grid, plan, hospitals, GREETING_S)
         state = run_round(grid, plan, strategy, state, hospitals)
         save_state(checkpoints, state, plan)
         on_round(state)
@@ -84,9 +84,7 @@ def run_round(
     """One round: ask all, check the answers, average those that hold."""
     number = state.round + 1
     record, answers = _ask_round(grid, plan, strategy, state, hospitals, "train")
-    trained = sorted(
-        name for name, (_, update) in answers.items() if update.note.num_examples > 0
-    )
+    trained = sorted(name for name, (_, update) in answers.items() if update.note.num_examples > 0)
     _require_quorum(plan, record, len(answers), len(trained))
     started = time.perf_counter()
     arrays = average(strategy, answers, state.arrays, number)
@@ -124,6 +122,10 @@ def _ask_round(
     replies = ask(grid, asked, plan.limits.deadline_s)
     waited_s = time.perf_counter() - started
     answers, dropped = _sort_out(hospitals, replies, state, number)
+    dropped += [
+        _drop(name, "offline", "was not online when the round began")
+        for name in _heard_of(state) - set(hospitals.values())
+    ]
     sizes = {name: array.nbytes for name, array in state.arrays.items()}
     record = RoundRecord(
         round=number,
@@ -165,6 +167,12 @@ def _sort_out(
             except BadReplyError as error:
                 dropped.append(_drop(hospital, "bad_reply", str(error)))
     return answers, dropped
+
+
+def _heard_of(state: RoundState) -> set[str]:
+    """The hospitals that any earlier round names."""
+    notes = {note.hospital for record in state.history for note in record.notes}
+    return notes | {one.hospital for record in state.history for one in record.dropped}
 
 
 def _drop(hospital: str, kind: str, reason: str) -> Dropped:

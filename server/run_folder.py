@@ -27,9 +27,14 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def tracking_database(self) -> Path:
+        """MLflow's database, an SQLite file."""
+        return self.path / "mlflow.db"
+
+    @property
     def tracking_uri(self) -> str:
-        """MLflow's database."""
-        return f"sqlite:///{(self.path / 'mlflow.db').resolve()}"
+        """MLflow's name for that database."""
+        return f"sqlite:///{self.tracking_database.resolve()}"
 
     @property
     def artifacts(self) -> Path:

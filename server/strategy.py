@@ -7,6 +7,7 @@ given; FedAdam answers in float64; the order of replies changes the last bits of
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
@@ -33,7 +34,7 @@ def build_strategy(settings: StrategySettings) -> FedAvg:
     It asks every hospital that is online, also if that is nobody; the round loop waits for them,
     since Flower's own wait for a number of nodes has no end.
     """
-    nodes = {"min_train_nodes": 0, "min_available_nodes": 0}
+    nodes: dict[str, Any] = {"min_train_nodes": 0, "min_available_nodes": 0}
     match settings.name:
         case "FedAvg":
             return FedAvg(**nodes)
@@ -128,8 +129,11 @@ def average(
 
 
 def _clean_content(update: LocalUpdate) -> RecordDict:
-    """Only the tensors, copied, and their weight: nothing else may reach the strategy."""
-    copies = {name: array.copy() for name, array in update.arrays.items()}
+    """Only the tensors, copied, and their weight: nothing else may reach the strategy.
+
+    Krum compares models tensor by tensor in the order they come in, so they come in by name.
+    """
+    copies = {name: array.copy() for name, array in sorted(update.arrays.items())}
     weight = MetricRecord({WEIGHT: update.note.num_examples})
     return RecordDict({ARRAYS: arrays_to_record(copies), METRICS: weight})
 

@@ -28,9 +28,9 @@ def draw_phantom(
     """
     i, j, k = (np.linspace(-1, 1, n)[tuple(_along(axis))] for axis, n in enumerate(shape))
     centre = rng.uniform(-0.12, 0.12, 3)
-    radii = np.array([0.5, 0.62, 0.38]) * rng.uniform(0.85, 1.15, 3)
+    radii = np.array([0.75, 0.7, 0.5]) * rng.uniform(0.85, 1.1, 3)
     bend = rng.uniform(0.1, 0.3)
-    wobble = 0.25 * _smooth_noise(shape, 4, rng)
+    wobble = 0.15 * _smooth_noise(shape, 4, rng)
     distance = (
         ((i - centre[0]) / radii[0]) ** 2
         + ((j - centre[1]) / radii[1]) ** 2
@@ -40,8 +40,8 @@ def draw_phantom(
     cut = j - centre[1] + 0.3 * (k - centre[2]) + 0.1 * i > rng.uniform(-0.1, 0.1)
     labels = np.where(distance < 1, np.where(cut, HEAD, BODY), 0).astype(np.uint8)
     contrast = (1.0, 0.75, 1.3)[stage % 3]
-    tissue = np.choose(labels, [0.0, 0.9 * contrast, 0.6 * contrast])
-    body = 0.35 * _smooth_noise(shape, 3, rng) + 0.3 * i * (stage % 3 - 1)
+    tissue = np.choose(labels, [0.0, 1.6 * contrast, 0.9 * contrast])
+    body = 0.25 * _smooth_noise(shape, 3, rng) + 0.3 * i * (stage % 3 - 1)
     noise = (0.12, 0.2, 0.16)[stage % 3] * rng.standard_normal(shape)
     image = 100 * (1 + stage) * (2 + ndimage.gaussian_filter(tissue, 0.7) + body + noise)
     return image, labels

@@ -49,24 +49,25 @@ class FakeHospitals:
         return encode_update(_update(name, request, arrays, misdeed))
 
 
+# What a hospital's note says instead, and no model comes with it. "lost": the worker could not be
+# reached, so nobody read the round's number.
+INSTEAD: dict[str, dict[str, object]] = {
+    "impostor": {"hospital": "someone-else"},
+    "failed": {"outcome": "failed", "reason": "StoreError: see the hospital's log"},
+    "lost": {"outcome": "failed", "reason": "the worker cannot be reached", "round": 0},
+    "nothing": {"outcome": "abstained"},
+}
+
+
 def _update(
     name: str, request: RoundRequest, arrays: Arrays, misdeed: Misdeed | None
 ) -> LocalUpdate:
     note = Note(hospital=name, outcome="greeted", round=request.round)
-    if misdeed == "impostor":
-        return LocalUpdate({}, note.model_copy(update={"hospital": "someone-else"}))
-    if misdeed == "failed":
-        failed = {"outcome": "failed", "reason": "StoreError: see the hospital's log"}
-        return LocalUpdate({}, note.model_copy(update=failed))
-    if misdeed == "lost":  # the worker could not be reached, so nobody read the round's number
-        lost = {"outcome": "failed", "reason": "the worker cannot be reached", "round": 0}
-        return LocalUpdate({}, note.model_copy(update=lost))
-    if misdeed == "nothing":
-        return LocalUpdate({}, note.model_copy(update={"outcome": "abstained"}))
-    if request.action == "score":
-        return LocalUpdate({}, note.model_copy(update={"outcome": "scored"}))
-    if request.action == "hello":
-        return LocalUpdate({}, note)
+    if misdeed in INSTEAD:
+        return LocalUpdate({}, note.model_copy(update=INSTEAD[misdeed]))
+    if request.action != "train":
+        outcome = "greeted" if request.action == "hello" else "scored"
+        return LocalUpdate({}, note.model_copy(update={"outcome": outcome}))
     step = np.float32(SCANS[name] / (7 + request.round))
     trained = {key: (array * step + step).astype(array.dtype) for key, array in arrays.items()}
     if misdeed == "nan":

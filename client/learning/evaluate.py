@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch.nn import Module
 
 from client.learning.predict import predict_slice
-from common.metrics import StructureScore, mean_per_class, score_labels
 from common.plan import FederationPlan, Task
 from common.scans import Scan, SliceAnnotation
 from common.updates import TaskScore
@@ -21,33 +21,28 @@ def score_painted_slices(
     *,
     device: torch.device,
 ) -> TaskScore:
-    """The mean Dice of each of the task's classes over painted slices; its cases and misses."""
-    cases = [
-        _score_slice(network, annotation, load(annotation.ref.scan_id), plan, device)
-        for annotation in annotations
-    ]
+    """The Dice of each of the task's classes, pooled over all painted slices together.
+
+    Pooled, because slices lie anywhere along an organ: a mean over slices would count its tip, a
+    few pixels, as much as its middle. A class that is neither painted nor predicted is left out.
+    `missed` counts the structures on single slices that were painted and not found at all.
+    """
+    classes = plan.class_indexes(task)
+    overlap = np.zeros(len(classes), dtype=int)
+    areas = np.zeros(len(classes), dtype=int)
+    missed = 0
+    for annotation in annotations:
+        scan = load(annotation.ref.scan_id)
+        predicted = predict_slice(network, scan, annotation.ref, plan.training, device=device)
+        for place, index in enumerate(classes):
+            found, painted = predicted == index, annotation.mask == index
+            overlap[place] += int((found & painted).sum())
+            areas[place] += int(found.sum()) + int(painted.sum())
+            missed += bool(painted.any() and not found.any())
     name_of = {label.index: label.name for label in plan.labels}
-    means = mean_per_class(cases)
-    return TaskScore(
-        task=task.name,
-        dice={name_of[index]: mean for index, mean in means.items()},
-        cases=len(cases),
-        missed=sum(score.missed for case in cases for score in case.values()),
-    )
-
-
-def _score_slice(
-    network: Module,
-    annotation: SliceAnnotation,
-    scan: Scan,
-    plan: FederationPlan,
-    device: torch.device,
-) -> dict[int, StructureScore]:
-    predicted = predict_slice(network, scan, annotation.ref, plan.training, device=device)
-    in_plane = [
-        mm for axis, mm in enumerate(scan.geometry.spacing_mm) if axis != annotation.ref.axis
-    ]
-    flat_mm = (in_plane[0], in_plane[1], 1.0)
-    return score_labels(
-        predicted[..., None], annotation.mask[..., None], annotation.looked_for, flat_mm
-    )
+    dice = {
+        name_of[index]: float(2 * overlap[place] / areas[place])
+        for place, index in enumerate(classes)
+        if areas[place] > 0
+    }
+    return TaskScore(task=task.name, dice=dice, cases=len(annotations), missed=missed)

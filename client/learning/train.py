@@ -36,7 +36,7 @@ def train(
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.float16, enabled=on_cuda):
             value = loss(network, batch.to(device))
-        scaler.scale(value).backward()
+        torch.autograd.backward(scaler.scale(value))
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
         scaler.step(optimiser)

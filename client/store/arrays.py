@@ -46,7 +46,5 @@ def _path_of(store: Store, key: str) -> Path:
 def _save_npy(path: Path, array: np.ndarray) -> None:
     # np.save writes through C and hides why a write failed; a full disk must be told apart.
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, np.lib.format.header_data_from_array_1_0(array)
-        )
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)

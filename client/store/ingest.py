@@ -162,7 +162,7 @@ def _identify(image: np.ndarray, affine: np.ndarray) -> str:
     # A copy's affine differs in its last digits (single precision leaves 2e-5 mm at the origin), so
     # numbers count by cells: 0.001 mm for the axes, 0.1 mm for the origin. The shift keeps common
     # values such as 0, 0.5 and 0.9375 away from the borders of the cells.
-    cells = np.floor(affine / [1e-3, 1e-3, 1e-3, 0.1] + 1 / np.pi).astype(int)
+    cells = np.floor(affine / [1e-3, 1e-3, 1e-3, 0.1] + 1 / np.pi)
     digest = hashlib.sha256(f"{image.shape} {cells.tolist()}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return f"scan-{digest.hexdigest()[:16]}"

@@ -110,8 +110,7 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
 def _read_plain(folder: Path) -> Dataset:
     labels = {_stem(path): path for path in _volumes(folder / "labels")}
     cases = [
-        Case(_stem(path), (path,), labels.get(_stem(path)))
-        for path in _volumes(folder / "images")
+        Case(_stem(path), (path,), labels.get(_stem(path))) for path in _volumes(folder / "images")
     ]
     return _dataset("plain", folder, cases, _plain_label_names(folder), channels=1)
 

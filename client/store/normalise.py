@@ -8,9 +8,7 @@ from common.scans import Modality
 Image = Float[np.ndarray, "c i j k"]
 
 
-def normalise(
-    image: Image, modality: Modality, window_hu: tuple[float, float] | None
-) -> Image:
+def normalise(image: Image, modality: Modality, window_hu: tuple[float, float] | None) -> Image:
     """CT: clipped to the window and brought to [-1, 1]. MR: each channel clipped to its 0.5 and
     99.5 percentiles, then to mean 0 and standard deviation 1.
     """  # noqa: D205

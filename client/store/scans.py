@@ -95,9 +95,7 @@ def load_scan(store: Store, scan_id: str) -> Scan:
     return Scan(scan_id, load_array(store, row.image_key), row.geometry, row.modality)
 
 
-def read_reference(
-    store: Store, scan_id: str, plan: FederationPlan
-) -> UInt8[np.ndarray, "i j k"]:
+def read_reference(store: Store, scan_id: str, plan: FederationPlan) -> UInt8[np.ndarray, "i j k"]:
     """The full label that came with the scan, its values turned into the plan's label indexes.
 
     Values are matched by name where the data set names them, else by number; others become 0.

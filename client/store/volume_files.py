@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (its documentation's own name for it)
 from jaxtyping import Float, Integer
 
-from client.store.atomic_files import write_atomically
+from client.store.atomic_files import check_room, write_atomically
 from client.store.orientation import OriginalGeometry, from_ras
 from common.errors import BadScanError
 
@@ -83,9 +83,7 @@ def read_label(path: Path, image: RawVolume) -> Integer[np.ndarray, "i j k"]:
     return label
 
 
-def write_volume_like(
-    path: Path, volume: np.ndarray, original: OriginalGeometry
-) -> None:
+def write_volume_like(path: Path, volume: np.ndarray, original: OriginalGeometry) -> None:
     """Writes a RAS (I, J, K) array in the voxel order and affine of the file it came from.
 
     The format follows the suffix; values and positions come back exact.
@@ -96,13 +94,19 @@ def write_volume_like(
         raise BadScanError(
             f"expected a volume of {original.shape} voxels in the file's order, got {array.shape}"
         )
-    if path.name.endswith(NIFTI):
-        write_atomically(path, lambda p: nib.save(nib.Nifti1Image(array, affine), p))
-    elif path.suffix in ITK_WRITTEN:
-        write_atomically(path, lambda p: sitk.WriteImage(_to_itk(array, affine), str(p)))
-    else:
+    if not path.name.endswith(NIFTI + ITK_WRITTEN):
         endings = ", ".join(NIFTI + ITK_WRITTEN)
         raise BadScanError(f"expected a file name ending in {endings}, got {path.name}")
+    write_atomically(path, lambda unfinished: _save(unfinished, array, affine))
+
+
+def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    # nibabel and ITK hide that a disk was full, so there must be room before they begin.
+    check_room(path.parent, array.nbytes)
+    if path.name.endswith(NIFTI):
+        nib.save(nib.Nifti1Image(array, affine), path)
+    else:
+        sitk.WriteImage(_to_itk(array, affine), str(path))
 
 
 def _read(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,11 +195,17 @@ def _read_itk(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_meta_header(path: Path) -> None:
-    """ITK takes any number of dimensions on trust, and the whole process dies of a wrong one."""
+    """ITK trusts two lines of a MetaImage so far that wrong ones end the whole process."""
     with path.open("rb") as file:
-        found = re.search(rb"^NDims *= *(\d+)\s*$", file.read(META_HEADER_BYTES), re.MULTILINE)
-    if found is None or not 1 <= int(found[1]) <= 4:
+        lines = file.read(META_HEADER_BYTES).decode("latin-1")
+    dimensions = re.search(r"^NDims *= *(\S+)", lines, re.MULTILINE)
+    data = re.search(r"^ElementDataFile *= *(.+?)\s*$", lines, re.MULTILINE)
+    if dimensions is None or dimensions[1] not in ("2", "3", "4"):
         raise BadScanError(f"{path.name} cannot be read: expected a line NDims = 3 in its header")
+    name = data[1] if data is not None else ""
+    is_beside = path.suffix == ".mhd" and name == Path(name).name and (path.parent / name).is_file()
+    if name != "LOCAL" and not is_beside:
+        raise BadScanError(f"{path.name} cannot be read: its voxels are not in it nor beside it")
 
 
 def _to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
@@ -243,10 +253,11 @@ def _check_grid(spacing_mm: np.ndarray, affine: np.ndarray) -> None:
 
 
 def _is_flat(linear: np.ndarray) -> bool:
-    """Whether the voxel's axes lie (nearly) in a plane: no order of axes could be told from them."""
-    voxel_mm3 = abs(np.linalg.det(linear))
-    box_mm3 = np.sqrt((linear**2).sum(axis=0)).prod()
-    return bool(voxel_mm3 < max(1e-9, 1e-3 * box_mm3))
+    """Whether the voxel's axes lie (nearly) in a plane: they would have no nearest RAS order."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        voxel_mm3 = abs(np.linalg.det(linear))
+        box_mm3 = np.sqrt((linear**2).sum(axis=0)).prod()
+    return not max(1e-9, 1e-3 * box_mm3) <= voxel_mm3 < np.inf
 
 
 def _check_same_grid(

@@ -169,7 +169,9 @@ def test_what_is_no_reply_raises_our_error(content: RecordDict) -> None:
         content_to_update(content)
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", "null", "7", '{"hospital": "north"}', "[" * 99_999])
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", "null", "7", '{"hospital": "north"}', "[" * 99_999]
+)
 def test_a_note_that_is_none_raises_our_error(note: str) -> None:
     with pytest.raises(BadReplyError, match=r"expected a note in JSON|speaks protocol None"):
         content_to_update(_reply(note))

@@ -101,7 +101,9 @@ def test_refuses_label_indexes_that_skip_or_repeat(
 ) -> None:
     for label, index in zip(plan_values["labels"], indexes, strict=True):
         label["index"] = index
-    with pytest.raises(SettingsError, match=rf"must be 1, 2, 3, \.\.\. in order, got \[{indexes[0]}"):
+    with pytest.raises(
+        SettingsError, match=rf"must be 1, 2, 3, \.\.\. in order, got \[{indexes[0]}"
+    ):
         parse_settings(FederationPlan, plan_values, "plan.toml")
 
 
@@ -114,7 +116,12 @@ def test_refuses_label_names_that_differ_only_in_case(plan_values: Values) -> No
 @pytest.mark.parametrize(
     ("role", "patch", "strides", "message"),
     [
-        ("segmenter", [8, 9, 8], [2], r"\[8, 9, 8\] must be a multiple of the segmenter's .*2, 2, 2"),
+        (
+            "segmenter",
+            [8, 9, 8],
+            [2],
+            r"\[8, 9, 8\] must be a multiple of the segmenter's .*2, 2, 2",
+        ),
         ("student", [8, 8, 6], [4], r"\[8, 8, 6\] must be a multiple of the student's .*4, 4, 4"),
         ("segmenter", [8, 8, 1], [[2, 2, 2]], r"multiple of the segmenter's"),
         ("segmenter", [2, 2, 2], [2], r"leaves the segmenter one voxel at its deepest"),
@@ -146,7 +153,9 @@ def test_krum_needs_two_more_than_twice_the_malicious_and_one(
     plan_values["limits"] = {"hospitals": 9, "quorum": fewest}
     FederationPlan.model_validate(plan_values)
     plan_values["limits"]["quorum"] = fewest - 1
-    with pytest.raises(SettingsError, match=rf"needs at least {fewest} replies; .* is {fewest - 1}"):
+    with pytest.raises(
+        SettingsError, match=rf"needs at least {fewest} replies; .* is {fewest - 1}"
+    ):
         parse_settings(FederationPlan, plan_values, "plan.toml")
 
 
@@ -193,7 +202,9 @@ def test_a_task_is_found_by_name_and_knows_its_axis(plan_values: Values) -> None
 
 
 def test_total_stride_is_the_product_per_axis() -> None:
-    size = NetworkSize.model_validate({"channels": [1, 2, 3, 4], "strides": [2, [1, 2, 3], [4, 1, 1]]})
+    size = NetworkSize.model_validate(
+        {"channels": [1, 2, 3, 4], "strides": [2, [1, 2, 3], [4, 1, 1]]}
+    )
     assert size.total_stride == (2 * 1 * 4, 2 * 2 * 1, 2 * 3 * 1)
 
 

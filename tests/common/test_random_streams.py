@@ -35,9 +35,9 @@ def test_streams_do_not_depend_on_the_order_of_calls() -> None:
 
 
 def test_streams_leave_numpys_global_generator_alone() -> None:
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()
     generator(1, "north").random(100)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
 @given(seed=st.integers(0, 2**63 - 1), path=PARTS)

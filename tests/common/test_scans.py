@@ -8,7 +8,12 @@ from common.scans import AXIS_OF_PLANE, Geometry, LabelMap, SliceRef, slices_alo
 
 def test_spacing_is_the_length_of_the_affines_columns() -> None:
     # A rotation by 90 degrees around K: 2 mm along I, 3 mm along J, 4 mm along K.
-    affine = ((0.0, -3.0, 0.0, 10.0), (2.0, 0.0, 0.0, 20.0), (0.0, 0.0, 4.0, 30.0), (0.0, 0.0, 0.0, 1.0))
+    affine = (
+        (0.0, -3.0, 0.0, 10.0),
+        (2.0, 0.0, 0.0, 20.0),
+        (0.0, 0.0, 4.0, 30.0),
+        (0.0, 0.0, 0.0, 1.0),
+    )
     assert Geometry((5, 6, 7), affine).spacing_mm == pytest.approx((2.0, 3.0, 4.0))
 
 

@@ -43,8 +43,14 @@ def test_reads_toml(tmp_path: Path) -> None:
         ({"name": "a", "crown": {"depth": 10}}, r"crown\.depth = 10: .*less than or equal to 9"),
         ({"name": "a", "crown": {"depth": 0}}, r"crown\.depth = 0: .*greater than or equal to 1"),
         ({"name": "a", "crown": {"depth": "x"}}, r"crown\.depth = 'x': .*valid integer"),
-        ({"name": "a", "crown": {"depth": 1, "note": float("nan")}}, r"crown\.note = nan: .*finite"),
-        ({"name": "a", "crown": {"depth": 1, "note": float("inf")}}, r"crown\.note = inf: .*finite"),
+        (
+            {"name": "a", "crown": {"depth": 1, "note": float("nan")}},
+            r"crown\.note = nan: .*finite",
+        ),
+        (
+            {"name": "a", "crown": {"depth": 1, "note": float("inf")}},
+            r"crown\.note = inf: .*finite",
+        ),
         ([], r"\(whole file\)"),
     ],
 )

@@ -178,7 +178,9 @@ def test_one_changed_byte_gives_our_error_or_an_update(place: int, value: int) -
         assert isinstance(came.note, Note)
 
 
-@given(text=st.recursive(st.none() | st.floats() | st.text(), st.lists, max_leaves=5).map(json.dumps))
+@given(
+    text=st.recursive(st.none() | st.floats() | st.text(), st.lists, max_leaves=5).map(json.dumps)
+)
 def test_any_json_that_is_no_note_raises_our_error(text: str) -> None:
     with pytest.raises(BadReplyError, match="speaks protocol None"):
         decode_update(save({}, metadata={"json": text}))
@@ -202,7 +204,10 @@ def test_any_json_that_is_no_note_raises_our_error(text: str) -> None:
         ({"seconds": {"train": float("nan")}}, r"seconds\.train\n.*"),
         ({"seconds": {"train": -1.0}}, r"seconds\.train\n.*or equal to 0"),
         ({"seconds": {"lunch": 1.0}}, r"seconds\.lunch.*\n.*'train'"),
-        ({"scores": [{"task": "t", "dice": {"organ": 1.5}, "cases": 1, "missed": 0}]}, r"equal to 1"),
+        (
+            {"scores": [{"task": "t", "dice": {"organ": 1.5}, "cases": 1, "missed": 0}]},
+            r"equal to 1",
+        ),
         ({"scores": [{"task": "t", "dice": {}, "cases": 1, "missed": -1}]}, r"or equal to 0"),
     ],
 )
@@ -219,8 +224,14 @@ def test_a_note_refuses_what_may_not_come(changes: dict[str, Any], message: str)
     [
         ({"a": None}, r"missing \['a'\], not asked for \[\]"),
         ({"c": np.zeros(1)}, r"missing \[\], not asked for \['c'\]"),
-        ({"a": np.zeros((3, 2), np.float32)}, r"a: expected float32 \(2, 3\), got float32 \(3, 2\)"),
-        ({"a": np.zeros((2, 3), np.float64)}, r"a: expected float32 \(2, 3\), got float64 \(2, 3\)"),
+        (
+            {"a": np.zeros((3, 2), np.float32)},
+            r"a: expected float32 \(2, 3\), got float32 \(3, 2\)",
+        ),
+        (
+            {"a": np.zeros((2, 3), np.float64)},
+            r"a: expected float32 \(2, 3\), got float64 \(2, 3\)",
+        ),
         ({"b": np.zeros((1,), np.float32)}, r"b: expected float32 \(\), got float32 \(1,\)"),
         ({"a": np.full((2, 3), np.nan, np.float32)}, r"a: expected finite numbers"),
         ({"b": np.array(np.inf, np.float32)}, r"b: expected finite numbers"),

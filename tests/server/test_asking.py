@@ -81,13 +81,13 @@ def test_a_reply_belongs_to_the_node_that_was_asked(plan: FederationPlan) -> Non
 
 def test_only_nodes_that_are_not_known_are_greeted(plan: FederationPlan) -> None:
     hospitals = FakeHospitals(NAMES)
-    assert greet(hospitals.grid(), plan, {2: "south"}) == NAMES
+    assert greet(hospitals.grid(), plan, {2: "south"}, 5.0) == NAMES
     assert sorted(hospitals.asked) == [("north", "hello", 0), ("west", "hello", 0)]
 
 
 def test_who_is_offline_is_no_longer_known(plan: FederationPlan) -> None:
     hospitals = FakeHospitals({1: "north"})
-    assert greet(hospitals.grid(), plan, {1: "north", 9: "gone"}) == {1: "north"}
+    assert greet(hospitals.grid(), plan, {1: "north", 9: "gone"}, 5.0) == {1: "north"}
     assert hospitals.asked == []
 
 
@@ -99,12 +99,12 @@ def test_who_does_not_greet_stays_out(plan: FederationPlan, misdeed: Misdeed) ->
 
 def test_of_two_nodes_with_one_name_the_first_is_in(plan: FederationPlan) -> None:
     grid = FakeHospitals({3: "north", 1: "south", 2: "north"}).grid()
-    assert greet(grid, plan, {}) == {1: "south", 2: "north"}
+    assert greet(grid, plan, {}, 5.0) == {1: "south", 2: "north"}
 
 
 def test_a_name_in_use_cannot_be_taken_by_a_lower_node(plan: FederationPlan) -> None:
     grid = FakeHospitals({1: "north", 2: "north"}).grid()
-    assert greet(grid, plan, {2: "north"}) == {2: "north"}
+    assert greet(grid, plan, {2: "north"}, 5.0) == {2: "north"}
 
 
 def test_all_expected_hospitals_are_waited_for(make_plan: MakePlan) -> None:

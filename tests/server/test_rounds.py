@@ -12,7 +12,7 @@ from fake_hospitals import SCANS, ChangingGrid, FakeHospitals, Misdeed
 from common.errors import CheckpointError, QuorumError
 from common.plan import FederationPlan
 from common.updates import Arrays
-from server import asking
+from server import asking, rounds
 from server.checkpoints import load_state, save_state
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.rounds import first_state, run_federation
@@ -42,7 +42,7 @@ def _run(hospitals: FakeHospitals, plan: FederationPlan, checkpoints: Path) -> R
 
 
 def _same(left: Arrays, right: Arrays) -> bool:
-    assert list(left) == list(right)
+    assert left.keys() == right.keys()
     return all(left[name].tobytes() == right[name].tobytes() for name in left)
 
 
@@ -155,7 +155,9 @@ def test_without_a_quorum_the_saved_rounds_stay_and_the_run_goes_on_later(
         ("east", 3): "error",
         ("west", 3): "nan",
     }
-    message = r"round 3: 1 answers and 1 models .*2 answers and 1 models for FedAvg .*east: .*north: "
+    message = (
+        r"round 3: 1 answers and 1 models .*2 answers and 1 models for FedAvg .*east: .*north: "
+    )
     with pytest.raises(QuorumError, match=message):
         _run(FakeHospitals(NAMES, bad), plan, tmp_path / "here")
     saved = load_state(tmp_path / "here", plan)
@@ -238,8 +240,8 @@ def test_a_hospital_may_come_late_and_go_early(plan: FederationPlan, tmp_path: P
     grid.__class__ = ChangingGrid
     everybody, without_east, without_west = {1, 2, 3, 4}, {1, 2, 3}, {2, 3, 4}
     # Looks: joining, then three of each round (the greeting, and two of Flower's own).
-    rounds = [*[everybody] * 3, *[without_east] * 3, *[everybody] * 3]
-    grid.looks = [everybody, *rounds, without_west]
+    looks = [*[everybody] * 3, *[without_east] * 3, *[everybody] * 3]
+    grid.looks = [everybody, *looks, without_west]
     state = run_federation(grid, plan, tmp_path, _ignore)
     assert [record.averaged for record in state.history] == [
         ("east", "north", "south", "west"),
@@ -265,6 +267,7 @@ def test_a_node_that_never_greets_does_not_hold_up_every_round(
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asking, "GREETING_S", 0.02)
+    monkeypatch.setattr(rounds, "GREETING_S", 0.02)
     plan = make_plan(limits={"hospitals": 3, "deadline_s": 30, "join_deadline_s": 30})
     started = time.monotonic()
     state = _run(FakeHospitals(NAMES, {("east", 0): "silent"}), plan, tmp_path)

@@ -97,7 +97,10 @@ def test_fedavg_is_the_mean_weighted_by_scans(strategy: str) -> None:
 
 
 def test_fedprox_is_fedavg_at_the_server() -> None:
-    here, there = _average(_settings("FedAvg"), _replies()), _average(_settings("FedProx"), _replies())
+    here, there = (
+        _average(_settings("FedAvg"), _replies()),
+        _average(_settings("FedProx"), _replies()),
+    )
     assert all(here[name].tobytes() == there[name].tobytes() for name in here)
 
 
@@ -135,6 +138,17 @@ def test_krum_takes_the_model_in_the_middle_of_the_crowd() -> None:
     mean = average(strategy, replies, current, 1)
     # Squared distances to the two closest, a: 1, 2.25; b: 0.25, 1; c: 0.25, 2.25. b is the middle.
     np.testing.assert_array_equal(mean["segmenter/a"], np.full(SHAPE, 1.0, np.float32))
+
+
+def test_krum_compares_tensors_by_name_in_whatever_order_they_come() -> None:
+    def model(place: float) -> Arrays:
+        return {"a": np.full(2, place, np.float32), "b": np.full(2, -place, np.float32)}
+
+    models = {"x": model(0), "y": dict(reversed(model(1).items())), "z": model(1.25)}
+    replies = {name: _reply(name, arrays, 4) for name, arrays in models.items()}
+    mean = average(_configured(_settings("Krum"), model(5)), replies, model(5), 1)
+    # y and z are the closest pair; taken in the order they come, y would be far from all.
+    assert mean["a"].tolist() in ([1.0, 1.0], [1.25, 1.25])
 
 
 def test_fedadams_first_step_by_its_formula() -> None:

@@ -289,8 +289,9 @@ def test_the_example_is_left_as_it_was(make_change: MakeChange) -> None:
     arrays = (example.scan.image, example.labels.soft, example.labels.weight, example.labels.expert)
     kept = [array.copy() for array in arrays]
     change = make_change(degrees=(5.0, 5.0, 5.0), gain=2.0, noise=1.0)
-    patch = cut_patch(example, draw_centre(example, SIZE, None, np.random.default_rng(0)), SIZE,
-                      change, None)
+    patch = cut_patch(
+        example, draw_centre(example, SIZE, None, np.random.default_rng(0)), SIZE, change, None
+    )
     patch.image.zero_()
     patch.target.zero_()
     for array, before in zip(arrays, kept, strict=True):

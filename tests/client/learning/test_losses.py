@@ -43,16 +43,12 @@ LOGITS = [0.3, -1.2, 2.0]
 
 
 def test_cross_entropy_where_all_is_known() -> None:
-    value = cross_entropy(
-        voxels(LOGITS), voxels([0.0, 1.0, 0.0]), trust(1.0), is_known([1, 1, 1])
-    )
+    value = cross_entropy(voxels(LOGITS), voxels([0.0, 1.0, 0.0]), trust(1.0), is_known([1, 1, 1]))
     assert float(value) == pytest.approx(-math.log(softmax(LOGITS)[1]), rel=1e-6)
 
 
 def test_an_unknown_class_counts_as_background_in_the_cross_entropy() -> None:
-    value = cross_entropy(
-        voxels(LOGITS), voxels([1.0, 0.0, 0.0]), trust(1.0), is_known([1, 1, 0])
-    )
+    value = cross_entropy(voxels(LOGITS), voxels([1.0, 0.0, 0.0]), trust(1.0), is_known([1, 1, 0]))
     p = softmax(LOGITS)
     assert float(value) == pytest.approx(-math.log(p[0] + p[2]), rel=1e-6)
 
@@ -117,16 +113,14 @@ def test_a_perfect_answer_costs_nothing() -> None:
 def test_voxels_that_weigh_nothing_give_no_gradient() -> None:
     logits = voxels([0.3, -0.2], [1.0, 0.5], [0.1, 0.9]).requires_grad_()
     target = voxels([0.0, 1.0], [0.0, 0.0], [1.0, 0.0])
-    value = segmentation_loss(
-        logits, target, trust(1.0, 0.0, 0.3), torch.ones_like(target).bool()
-    )
+    value = segmentation_loss(logits, target, trust(1.0, 0.0, 0.3), torch.ones_like(target).bool())
     per_voxel = gradient_of(value, logits).abs().sum(1).flatten()
     assert (per_voxel > 0).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_batch_of_nothing_known_has_no_loss_and_no_gradient(weight: float) -> None:
-    logits = (30 * torch.randn(2, 4, 3, 3, 3, generator=torch.Generator().manual_seed(0)))
+    logits = 30 * torch.randn(2, 4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     logits = logits.requires_grad_()
     target = torch.zeros(2, 4, 3, 3, 3)
     known = torch.zeros(2, 4, 3, 3, 3, dtype=torch.bool)

@@ -37,6 +37,9 @@ def test_rows_come_in_order_with_utc_times(store: Store) -> None:
         ("UPDATE audit SET chain = 'x' WHERE number = 2", 2),
         ("DELETE FROM audit WHERE number = 2", 2),
         ("DELETE FROM audit WHERE number = 1", 1),
+        ("INSERT INTO audit VALUES (4, '2030-01-01', 'sending', '{}', 'made up')", 4),
+        ("INSERT INTO audit SELECT 4, time, event, details, chain FROM audit WHERE number = 3", 4),
+        ("INSERT INTO audit SELECT 0, time, event, details, chain FROM audit WHERE number = 1", 1),
     ],
 )
 def test_a_change_names_the_first_broken_row(store: Store, change: str, broken: int) -> None:

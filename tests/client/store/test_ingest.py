@@ -16,6 +16,7 @@ import pytest
 from client.store import ingest as ingest_module
 from client.store.annotations import latest_annotations, save_annotation
 from client.store.arrays import load_array
+from client.store.atomic_files import UNFINISHED
 from client.store.ingest import IngestReport, ingest_cases
 from client.store.layouts import find_cases
 from client.store.normalise import normalise
@@ -197,6 +198,11 @@ ingest_cases(open_store(Path(sys.argv[1])), dataset, dataset.cases, task=task)
 """
 
 
+def _finished_arrays(store: Store) -> set[str]:
+    names = {path.name for path in store.folder.rglob("*.npy")}
+    return {name for name in names if not name.startswith(UNFINISHED)}
+
+
 def test_being_killed_at_any_moment_changes_nothing(
     tmp_path: Path, task: Task, save_nifti: SaveNifti
 ) -> None:
@@ -211,20 +217,26 @@ def test_being_killed_at_any_moment_changes_nothing(
     took_s = time.perf_counter() - started
     killed = create_store(tmp_path / "killed", "north")
     moments = random.Random(0)
-    for _ in range(3):
+    progress = [0]
+    for _ in range(6):
         command = [sys.executable, "-c", KILLED, str(killed.folder), str(folder)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(moments.uniform(0, took_s / 2))
+            time.sleep(moments.uniform(0, took_s / 3))
             process.kill()
         assert open_store(killed.folder) == killed
-    _ingest(killed, folder, task)
+        progress.append(len(list_scans(killed)))
+    assert progress == sorted(progress)
+    report = _ingest(killed, folder, task)
+    assert (report.added, report.already_known) == (12 - progress[-1], progress[-1])
     assert list_scans(killed) == list_scans(whole)
+    assert count_quarantined(killed) == 0
     for scan in list_scans(killed):
-        np.testing.assert_array_equal(
-            load_array(killed, scan.image_key), load_array(whole, scan.image_key)
-        )
+        for key in (scan.image_key, scan.reference_key):
+            assert key is not None
+            np.testing.assert_array_equal(load_array(killed, key), load_array(whole, key))
+    assert _finished_arrays(killed) == _finished_arrays(whole)
 
 
 @pytest.mark.real_scans

@@ -1,0 +1,122 @@
+"""The comparisons behind docs/benchmarks.md: `make bench`, or `python -m simulations.bench`.
+
+Finished runs are kept under --out, so a bench that was stopped goes on where it was.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+
+from client.app import make_client_app
+from client.local_round import Hospital, answer
+from client.store.store import open_store
+from common.plan import FederationPlan
+from server.rounds import run_federation
+from simulations.local_grid import LocalGrid
+from simulations.progress import bars_on_terminal, no_progress
+from simulations.run import prepare, run_scenario
+from simulations.scenario import Scenario, read_scenario
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+# What the labels of a run can be made from: which slice, and how far the affinity carries it.
+LABEL_ARMS: dict[str, dict[str, dict[str, Any]]] = {
+    "centre slice, alone": {
+        "annotation": {"slice_choice": "centre"},
+        "propagation": {"reach_slices": 0},
+    },
+    "random slice, alone": {
+        "annotation": {"slice_choice": "random"},
+        "propagation": {"reach_slices": 0},
+    },
+    "spread slices, alone": {"propagation": {"reach_slices": 0}},
+    "spread slices, reach 1": {"propagation": {"reach_slices": 1}},
+    "spread slices, reach 3": {"propagation": {"reach_slices": 3}},
+}
+
+Out = Annotated[Path, typer.Option(help="Finished runs are kept here.")]
+Data = Annotated[Path, typer.Option(help="The folder of the hippocampus scans.")]
+
+
+@app.command()
+def labels(
+    data: Data,
+    out: Out = Path("runs/bench"),
+    seeds: Annotated[int, typer.Option(help="How many draws of each arm.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
+    arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
+) -> None:
+    """Which slices, and how far their labels reach: test Dice of hippocampus_stream."""
+    print(f"{'labels':<26}{'seeds':>6}{'mean Dice':>11}{'spread':>8}")
+    for arm, changes in LABEL_ARMS.items():
+        if arms not in arm:
+            continue
+        results = []
+        for seed in range(seeds):
+            scenario = _changed(read_scenario("hippocampus_stream"), changes, rounds, seed)
+            folder = out / f"{arm.replace(' ', '-').replace(',', '')}-{rounds}-{seed}"
+            with bars_on_terminal() as progress:
+                report = run_scenario(scenario, data, folder, progress=progress)
+            assert report.segmenter is not None
+            results.append(report.segmenter.mean_dice or 0.0)
+        spread = stdev(results) if len(results) > 1 else 0.0
+        print(f"{arm:<26}{len(results):>6}{mean(results):>11.4f}{spread:>8.4f}", flush=True)
+
+
+@app.command()
+def engine(out: Out = Path("runs/bench")) -> None:
+    """The in-process engine's own time per round, and how quick the command answers."""
+    scenario = read_scenario("phantoms")
+    folder = out / f"engine-{time.time_ns()}"
+    stores = prepare(scenario, None, folder, no_progress).stores
+    hospitals = [Hospital(open_store(store.folder)) for store in stores.values()]
+    work_s = 0.0
+
+    def answer_of(node_config: object) -> Callable[[bytes], bytes]:
+        place = int(node_config["partition-id"])  # type: ignore[index]
+
+        def timed(request: bytes) -> bytes:
+            nonlocal work_s
+            started = time.perf_counter()
+            reply = answer(hospitals[place], request)
+            work_s += time.perf_counter() - started
+            return reply
+
+        return timed
+
+    grid = LocalGrid(
+        make_client_app(answer_of), {n + 1: {"partition-id": n} for n in range(len(hospitals))}
+    )
+    started = time.perf_counter()
+    state = run_federation(grid, scenario.plan, folder / "checkpoints", lambda _: None)
+    total_s = time.perf_counter() - started
+    print(f"rounds                          {state.round}")
+    print(f"seconds per round beyond the hospitals' work {(total_s - work_s) / state.round:.3f}")
+    for words in (["--help"], ["simulate", "--help"], ["hospital", "--help"]):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "oneslice", *words], check=True, capture_output=True)
+        print(f"oneslice {' '.join(words):<22} {time.perf_counter() - started:.2f} s")
+
+
+def _changed(
+    scenario: Scenario, changes: dict[str, dict[str, Any]], rounds: int, seed: int
+) -> Scenario:
+    """The scenario with some of its plan's settings changed."""
+    values = json.loads(scenario.with_seed(seed).model_dump_json())
+    for section, settings in changes.items():
+        values["plan"][section].update(settings)
+    for task in values["plan"]["tasks"]:
+        task["rounds"] = rounds
+    plan = FederationPlan.model_validate(values["plan"])
+    return Scenario.model_validate({**values, "plan": plan})
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,52 @@
+"""Asking for slices and keeping what was painted."""
+
+from collections.abc import Callable
+
+from client.annotation.annotator import (
+    Annotator,
+    annotated_refs,
+    asked_slices,
+    paint_asked_slices,
+)
+from client.local_round import Hospital
+from client.store.annotations import latest_annotations, save_annotation
+from client.store.scans import list_scans
+from common.plan import FederationPlan
+
+
+def test_every_scan_of_the_task_is_asked_for_once(
+    make_hospital: Callable[..., Hospital],
+    make_plan: Callable[..., FederationPlan],
+    oracle: Callable[[FederationPlan], Annotator],
+) -> None:
+    store, plan = make_hospital().store, make_plan()
+    task, other = plan.tasks
+    scans = [scan.scan_id for scan in list_scans(store, task.name)]
+    asked = asked_slices(store, plan, task)
+    assert [ref.scan_id for ref in asked] == scans
+    # Three scans of 16 slices: each third of the extent is shown once.
+    assert sorted(3 * ref.index // 16 for ref in asked) == [0, 1, 2]
+    assert asked == asked_slices(store, plan, task)
+
+    assert paint_asked_slices(store, plan, task, oracle(plan)) == 3
+    assert asked_slices(store, plan, task) == []
+    assert paint_asked_slices(store, plan, task, oracle(plan)) == 0
+    for ref in asked:
+        assert annotated_refs(store, ref.scan_id) == [ref]
+        (painted,) = latest_annotations(store, ref.scan_id)
+        assert painted.looked_for == (1,)
+        assert painted.mask.max() <= 1
+    assert all(not annotated_refs(store, scan.scan_id) for scan in list_scans(store, other.name))
+
+
+def test_a_scan_that_is_painted_already_is_not_asked_for(
+    make_hospital: Callable[..., Hospital],
+    make_plan: Callable[..., FederationPlan],
+    oracle: Callable[[FederationPlan], Annotator],
+) -> None:
+    store, plan = make_hospital().store, make_plan()
+    task = plan.tasks[0]
+    first, *others = asked_slices(store, plan, task)
+    save_annotation(store, oracle(plan).paint(store, first, (1,)))
+    asked = asked_slices(store, plan, task)
+    assert {ref.scan_id for ref in asked} == {ref.scan_id for ref in others}

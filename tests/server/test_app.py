@@ -1,0 +1,75 @@
+"""The ServerApp as Flower starts it: from a run config to a finished run's folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_hospitals import FakeHospitals
+from flwr.app import Context, RecordDict
+
+from common.errors import SettingsError
+from common.plan import FederationPlan
+from server.app import QUIET, app, make_server_app
+from server.checkpoints import load_state
+from server.round_state import RoundState
+from server.run_folder import RunFolder
+
+# MLflow's tables on SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+MakePlan = Callable[..., FederationPlan]
+NAMES = {1: "north", 2: "south"}
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in QUIET:
+        monkeypatch.setenv(name, "as before")
+
+
+def _context(**run_config: str) -> Context:
+    return Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
+    )
+
+
+def test_a_run_named_by_flowers_run_config(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan = make_plan(limits={"hospitals": 2})
+    RunFolder(tmp_path / "given").keep_plan(plan)
+    folder = RunFolder(tmp_path / "run")
+    hospitals = FakeHospitals(NAMES)
+    context = _context(plan=str(tmp_path / "given" / "plan.toml"), out=str(folder.path))
+    app(hospitals.grid(), context)
+    assert folder.read_plan() == plan
+    state = load_state(folder.checkpoints, plan)
+    assert state is not None
+    assert (state.round, state.closing is not None) == (3, True)
+    assert folder.tracking_database.exists()
+    assert {name: os.environ[name] for name in QUIET} == QUIET, "nobody is phoned"
+
+
+def test_every_saved_round_is_told(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan, told = make_plan(limits={"hospitals": 2}), list[tuple[int, bool]]()
+
+    def on_round(state: RoundState) -> None:
+        told.append((state.round, state.closing is not None))
+
+    (tmp_path / "mlflow.db").mkdir()  # and nothing is lost without MLflow
+    server_app = make_server_app(lambda _: (plan, RunFolder(tmp_path)), on_round)
+    server_app(FakeHospitals(NAMES).grid(), _context())
+    assert told == [(1, False), (2, False), (3, False), (3, True)]
+
+
+def test_another_plan_in_the_same_folder_asks_nobody(tmp_path: Path, make_plan: MakePlan) -> None:
+    RunFolder(tmp_path).keep_plan(make_plan(seed=1))
+    hospitals = FakeHospitals(NAMES)
+    server_app = make_server_app(lambda _: (make_plan(), RunFolder(tmp_path)))
+    with pytest.raises(SettingsError, match="holds a run of another plan"):
+        server_app(hospitals.grid(), _context())
+    assert hospitals.asked == []
+
+
+@pytest.mark.parametrize(("plan", "message"), [("", "cannot be read"), ("none.toml", "found none")])
+def test_a_plan_that_is_not_there_is_named(tmp_path: Path, plan: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        app(FakeHospitals(NAMES).grid(), _context(plan=plan, out=str(tmp_path)))
