@@ -13,7 +13,8 @@ from simulations.scenario import Deal, Scenario, Split, read_scenario
 GENERIC = "generic"
 SITES = ("hospital-a", "hospital-b", "hospital-c", "hospital-d")
 LOOKED_AT = 12
-LARGEST_PATCH = 96
+# About what one step of two seconds on two cores can hold, at batches of four.
+LARGEST_PATCH_VOXELS = 65_536
 
 
 def choose_scenario(name: str, data: Path | None) -> Scenario:
@@ -33,7 +34,7 @@ def generic_scenario(dataset: Dataset) -> Scenario:
     """Three equal, disjoint stages dealt to four hospitals; a fifth of the scans to test on.
 
     The labels are those of the data set's dictionary, or those found in its first scans, in the
-    order of their values. The patch is about the median scan, at most 96 voxels along an axis; the
+    order of their values. The patch is about the median scan, cut to 65,536 voxels; the
     plane is the one across the coarsest axis, where slices are cheapest to paint.
 
     Raises:
@@ -60,7 +61,7 @@ def generic_scenario(dataset: Dataset) -> Scenario:
         "classes": [label["name"] for label in labels],
         "modality": "CT" if is_ct else "MR",
         "plane": plane,
-        "rounds": 6,
+        "rounds": 4,
         **({"window_hu": [-160.0, 240.0]} if is_ct else {}),
     }
     tasks = [{"name": f"stage-{number}", **task} for number in (1, 2, 3)]
@@ -108,13 +109,17 @@ def _labels(names: dict[int, str], *, named: bool) -> list[dict[str, object]]:
 
 
 def _patch_and_strides(size: np.ndarray) -> tuple[list[int], list[list[int]]]:
-    """About the median scan; an axis halves only while it keeps four voxels."""
+    """About the median scan, its longest sides cut until a patch is cheap to train on.
+
+    An axis is halved on the way down only while it keeps four voxels.
+    """
+    wanted = np.maximum(size.astype(int), 4)
+    while wanted.prod() > LARGEST_PATCH_VOXELS:
+        wanted[wanted.argmax()] = wanted.max() - 1
     patch, strides = [], [[1, 1, 1] for _ in range(3)]
-    for axis, length in enumerate(size):
+    for axis, length in enumerate(wanted.tolist()):
         halvings = next((n for n in (3, 2, 1) if length >= 4 * 2**n), 0)
-        step = 2**halvings
-        wanted = min(max(int(length), 4), LARGEST_PATCH)
-        patch.append(max(wanted // step, 1) * step)
+        patch.append(length // 2**halvings * 2**halvings)
         for level in range(halvings):
             strides[level][axis] = 2
     return patch, strides

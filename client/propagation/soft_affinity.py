@@ -18,6 +18,8 @@ from torch import Tensor
 
 from common.plan import Propagation
 
+NEGLIGIBLE = 1e-3  # probability under which a pixel is background
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -68,14 +70,32 @@ def _carry_one_way(
     alive = soft[1:, here].sum((1, 2)) > 0
     while 0 <= here + step < stack.shape[1] and alive.any():
         there = here + step
-        affinity = slice_affinity(stack[:, here], stack[:, there], settings)
-        carried = apply_affinity(affinity, soft[:, here], settings.search_radius_voxels)
+        rows, columns = _region_around(soft[1:, here], settings)
+        one, other = stack[:, here, rows, columns], stack[:, there, rows, columns]
+        known = soft[:, here, rows, columns]
+        affinity = slice_affinity(one, other, settings)
+        carried = apply_affinity(affinity, known, settings.search_radius_voxels)
         alive = alive & (carried[1:].sum((1, 2)) > smallest_area)
-        soft[:, there] = end_classes(carried, alive)
-        back = slice_affinity(stack[:, there], stack[:, here], settings)
+        soft[:, there, rows, columns] = end_classes(carried, alive)
+        back = slice_affinity(other, one, settings)
         returned = apply_affinity(back, carried, settings.search_radius_voxels)
-        agreement[there] = agreement[here] * foreground_agreement(soft[:, here], returned)
+        agreement[there] = agreement[here] * foreground_agreement(known, returned)
         here = there
+
+
+def _region_around(
+    foreground: Float[Tensor, "n h w"], settings: Propagation
+) -> tuple[slice, slice]:
+    """Rows and columns that can matter for the next step: large slices mostly do not."""
+    # Mass moves one search radius; the pixels it moves to look as far again, plus a patch.
+    margin = 2 * settings.search_radius_voxels + settings.patch_radius_voxels
+    there = foreground.amax(0) > NEGLIGIBLE
+    spans = []
+    for others in (1, 0):
+        found = there.any(others).nonzero()
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, 0)
+        spans.append(slice(max(first - margin, 0), last + margin + 1))
+    return spans[0], spans[1]
 
 
 def slice_affinity(

@@ -277,17 +277,21 @@ def test_the_same_request_gets_the_same_bytes_and_counts_once(
 
 
 def test_another_request_for_the_same_round_starts_from_the_round_before(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
+    make_hospital: MakeHospital, make_plan: MakePlan, oracle: MakeOracle, paint: Paint
 ) -> None:
-    # As when a coordinator resumes from a checkpoint with other weights.
+    # As when a coordinator resumes from a checkpoint, and more was painted in the meantime.
     hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
+    ref = SliceRef(ids_of(hospital, "first")[0], 2, 8)
+    save_annotation(hospital.store, oracle(plan).paint(hospital.store, ref, (1,)))
     first = ask(hospital, plan, 1)
+    assert (first.note.used, first.note.replayed) == (1, 0)
+    paint(hospital, plan, "first")
     other = {name: array * np.float32(0.5) for name, array in first_arrays(plan).items()}
     second = ask(hospital, plan, 1, other)
-    assert (second.note.outcome, second.note.replayed) == ("trained", 0)
-    assert any((first.arrays[name] != second.arrays[name]).any() for name in first.arrays)
-    assert load_state(hospital.store, plan.federation, 1).memory.seen == {"first/1": 3}
+    assert (second.note.used, second.note.replayed) == (3, 0)
+    # Nothing of the first answer is left: all three scans are offered to an empty memory.
+    memory = load_state(hospital.store, plan.federation, 1).memory
+    assert sum(memory.seen.values()) == len(memory.entries) == 3
     assert events(hospital) == ["sending", "sending"]
 
 

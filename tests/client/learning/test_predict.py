@@ -138,12 +138,13 @@ def test_painted_slices_are_scored_by_hand() -> None:
         return SliceAnnotation(SliceRef("scan", 2, index), mask, (1, 2), "someone", 1.0)
 
     half_right, missed, empty = (np.zeros((8, 8), dtype=np.uint8) for _ in range(3))
-    half_right[0, 2:6] = 1  # two of the four shown: Dice 2 * 2 / 8
+    half_right[0, 2:6] = 1  # two of the four shown
     missed[0, 0], missed[3, 3] = 1, 2  # neither is shown on slice 5
     annotations = [painted(2, half_right), painted(5, missed), painted(6, empty)]
     score = score_painted_slices(
         Threshold(), annotations, lambda _: scan_of(shown), plan, plan.tasks[0], device=CPU
     )
     assert score.task == "only"
-    assert score.dice == {"organ": 0.25, "lesion": 0.0}
+    # Over all slices: four pixels of organ shown, four and one painted, two in common.
+    assert score.dice == {"organ": pytest.approx(2 * 2 / (4 + 4 + 1)), "lesion": 0.0}
     assert (score.cases, score.missed) == (3, 2)

@@ -1,12 +1,14 @@
 """Laws of carrying a slice through a stack."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
+from client.propagation import soft_affinity
 from client.propagation.soft_affinity import (
     apply_affinity,
     carry,
@@ -150,6 +152,16 @@ def test_an_object_that_vanishes_ends_there() -> None:
     assert shown == [False, False, False, True, True, True, False, False, False]
     # The mass itself ends for good, not only the hard labels.
     assert soft[1, [0, 8]].sum() == 0
+
+
+def test_looking_only_around_the_object_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, truth = square_stack([2, 4, 6, 8, 10, 10, None])
+    painted = one_hot(truth[2].long(), 2)
+    around = carry(image, painted, 2, SETTINGS)
+    monkeypatch.setattr(soft_affinity, "NEGLIGIBLE", -1.0)  # every pixel matters
+    everywhere = carry(image, painted, 2, SETTINGS)
+    torch.testing.assert_close(around.soft, everywhere.soft, rtol=0, atol=0.01)
+    torch.testing.assert_close(around.agreement, everywhere.agreement, rtol=0, atol=0.01)
 
 
 def test_a_slice_painted_empty_leaves_all_background() -> None:

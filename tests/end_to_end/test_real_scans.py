@@ -1,0 +1,99 @@
+"""The commands as a researcher types them, on real scans, in short variants."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from simulations.scenario import read_scenario
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.real_scans
+
+
+def oneslice(*words: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "oneslice", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def shortened(name: str, rounds: int, steps: int, folder: Path) -> Path:
+    """The scenario with fewer rounds and steps, as a file."""
+    values = read_scenario(name).model_dump(mode="json", exclude_none=True)
+    for task in values["plan"]["tasks"]:
+        task["rounds"] = rounds
+    values["plan"]["training"].update(steps_per_round=steps, student_steps_per_round=2)
+    path = folder / f"{name}-short.toml"
+    path.write_text(tomli_w.dumps(values))
+    return path
+
+
+@pytest.mark.timeout(900)
+def test_hippocampus_stream_learns_from_one_slice_per_scan(
+    real_scans: Path, tmp_path: Path
+) -> None:
+    scenario = shortened("hippocampus_stream", 4, 10, tmp_path)
+    data, out = real_scans / "hippocampus", tmp_path / "run"
+    oneslice("simulate", "run", scenario, "--data", data, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    # The full scenario reaches over 0.82 (docs/benchmarks.md); this one has a seventh of its steps.
+    assert report["segmenter"]["mean_dice"] > 0.6
+    assert report["segmenter"]["cases"] == 41
+    assert report["annotation"]["slices"] == 157
+    assert report["annotation"]["fraction_of_slices"] < 0.05
+    assert [site["quarantined"] for site in report["sites"]] == [0, 0, 0, 0]
+
+    again = oneslice("simulate", "run", scenario, "--data", data, "--out", out)
+    assert f"{report['segmenter']['mean_dice']:.3f}" in again
+    oneslice("simulate", "evaluate", out, "--data", data, "--json", tmp_path / "external.json")
+    scores = json.loads((tmp_path / "external.json").read_text())
+    assert scores["segmenter"]["cases"] == 198
+    assert set(scores["student"]["dice"]) == {"Anterior", "Posterior"}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("hippocampus_classes", "hippocampus"),
+        ("cardiac_vendors", "cardiac"),
+        ("cardiac_classes", "cardiac"),
+    ],
+)
+def test_the_other_scenarios_run_to_their_report(
+    name: str, folder: str, real_scans: Path, tmp_path: Path
+) -> None:
+    scenario = shortened(name, 1, 2, tmp_path)
+    out = tmp_path / "run"
+    oneslice("simulate", "run", scenario, "--data", real_scans / folder, "--out", out)
+    report = json.loads((out / "report.json").read_text())
+    assert report["continual"]["acc"] is not None
+    if name == "cardiac_vendors":
+        last = json.loads(oneslice("coordinator", "status", out, "--format", "json"))["last"]
+        outcomes = {note["hospital"]: note["outcome"] for note in last["notes"]}
+        assert outcomes == {
+            "hospital-a": "replay_only",
+            "hospital-b": "replay_only",
+            "hospital-c": "trained",
+            "hospital-d": "trained",
+        }
+
+
+@pytest.mark.timeout(900)
+def test_any_labelled_folder_runs_without_a_scenario(real_scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    oneslice(
+        "simulate", "run", "generic", "--data", real_scans / "spinal_cord", "--out", out
+    )  # fmt: skip
+    report = json.loads((out / "report.json").read_text())
+    assert report["segmenter"]["cases"] == 2

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from small_scenario import small_scenario
+
+from common.errors import SettingsError
+from simulations.scenario import read_scenario, scenario_names
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_scenario_holds(name: str) -> None:
+    scenario = read_scenario(name)
+    assert scenario.name == scenario.plan.name == name
+
+
+def test_the_named_scenarios_are_there() -> None:
+    assert set(scenario_names()) == {
+        "phantoms",
+        "hippocampus_stream",
+        "hippocampus_classes",
+        "cardiac_vendors",
+        "cardiac_classes",
+    }
+
+
+def test_an_unknown_scenario_is_refused_with_those_there_are() -> None:
+    with pytest.raises(SettingsError, match=r"'nonsense'.*cardiac_classes.*path of a TOML"):
+        read_scenario("nonsense")
+
+
+def test_an_unknown_key_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text('name = "x"\nsite = ["a"]\n')
+    with pytest.raises(SettingsError, match=r"site = .*unknown key; allowed here: .*sites"):
+        read_scenario(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sites": ["a", "a"]}, "sites must differ"),
+        ({"faults": [{"site": "nobody", "kind": "nan"}]}, r"\['nobody'\] are not among"),
+        ({"deals": []}, "deals"),
+        ({"test": {"column": "split"}}, "come together"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    values = small_scenario().model_dump()
+    with pytest.raises(ValueError, match=message):
+        type(small_scenario()).model_validate({**values, **changes})
+
+
+def test_another_seed_changes_plan_and_scenario() -> None:
+    one, other = small_scenario(), small_scenario().with_seed(5)
+    assert other.seed == other.plan.seed == 5
+    assert one.plan.federation != other.plan.federation
