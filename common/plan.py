@@ -110,12 +110,13 @@ class Annotation(Settings):
 class Propagation(Settings):
     """The soft affinity that carries a painted slice through its volume, and how far it counts.
 
-    `reach_slices` 0 trains on the painted slices alone. `search_radius_voxels` bounds the movement
+    `reach_slices` 0 trains on the painted slices alone; it is the default because on real scans
+    nothing further out trained a better segmenter (docs/benchmarks.md). `search_radius_voxels` bounds the movement
     between neighbouring slices; `temperature` and `displacement_penalty` shape the affinity;
     `weight_per_slice` is the trust kept per slice of distance; `smallest_area_share` ends an organ.
     """
 
-    reach_slices: int = Field(default=1, ge=0, le=10_000)
+    reach_slices: int = Field(default=0, ge=0, le=10_000)
     weight_per_slice: float = Field(default=0.7, gt=0, le=1)
     search_radius_voxels: int = Field(default=3, ge=1, le=10)
     patch_radius_voxels: int = Field(default=2, ge=0, le=5)

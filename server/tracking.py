@@ -68,12 +68,6 @@ class MlflowTracker:
             path = self._folder.checkpoints / f"round-{state.round:05d}" / "models.safetensors"
             self._client.log_artifact(self._stage_run(record.stage), str(path), "models")
 
-    def log_report(self) -> None:
-        """The finished report's files."""
-        for path in (self._folder.report_json, self._folder.report_html):
-            if path.exists():
-                self._client.log_artifact(self.run_id, str(path))
-
     def close(self, status: str) -> None:
         """Ends all runs of this start."""
         for run_id in (*self._stage_runs.values(), self.run_id):
@@ -120,10 +114,6 @@ class CarefulTracker:
         """A round was saved, or the closing scores were."""
         self._try(lambda tracker: tracker.log_state(state))
 
-    def log_report(self) -> None:
-        """The report was written."""
-        self._try(lambda tracker: tracker.log_report())
-
     def close(self, status: str) -> None:
         """Ends this start's runs."""
         self._try(lambda tracker: tracker.close(status))
@@ -152,6 +142,23 @@ def open_tracker(plan: FederationPlan, folder: RunFolder) -> Iterator[CarefulTra
         tracker.close("FAILED")
         raise
     tracker.close("FINISHED")
+
+
+def attach_report(plan: FederationPlan, folder: RunFolder) -> None:
+    """Adds the finished report's files to the newest start; a failure is only logged."""
+    try:
+        from mlflow import MlflowClient  # noqa: PLC0415  (as above)
+
+        client = MlflowClient(tracking_uri=folder.tracking_uri)
+        experiment = client.get_experiment_by_name(plan.federation)
+        runs = client.search_runs(
+            [experiment.experiment_id], order_by=["attributes.start_time DESC"]
+        )
+        starts = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        for path in (folder.report_json, folder.report_html):
+            client.log_artifact(starts[0].info.run_id, str(path))
+    except Exception as error:  # noqa: BLE001  (whatever MLflow raises must not cost the report)
+        log.warning("the report could not be added to MLflow: %s", error)
 
 
 def _require_sqlite(path: Path) -> None:

@@ -15,6 +15,7 @@ from common.plan import FederationPlan
 from server.report import LocalOnly, Report
 from server.round_state import RoundState
 from server.run_folder import RunFolder
+from server.tracking import attach_report
 from simulations.engines import Engine, SimulatedFederation, run_engine
 from simulations.evaluate import TrainedModel, score_scans, summarise
 from simulations.phantoms import write_phantoms
@@ -47,6 +48,8 @@ def run_scenario(
     Raises:
         OneSliceError: something at the door does not hold, or the federation stopped.
     """
+    # Ray's processes have another current folder.
+    out = out.resolve()
     folder = RunFolder(out)
     folder.keep_plan(scenario.plan)
     _keep_scenario(scenario, out)
@@ -65,6 +68,7 @@ def run_scenario(
     results = RunResults(scenario, engine, prepared.stores, state, stages, alone, extra_s)
     report = build_report(results, prepared.test_store, prepared.test_cases)
     keep_report(folder, report, results, prepared.test_store)
+    attach_report(scenario.plan, folder)
     return report
 
 

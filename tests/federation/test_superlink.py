@@ -121,7 +121,9 @@ def test_superlink_reaches_the_same_weights_as_the_in_process_engine(scratch: Pa
 
 def _flwr(env: dict[str, str], *arguments: str) -> str:
     command = [str(BIN / "flwr"), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

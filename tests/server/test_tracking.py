@@ -13,7 +13,7 @@ from common.updates import Note, TaskScore
 from server.checkpoints import save_state
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.run_folder import RunFolder
-from server.tracking import CarefulTracker, open_tracker, round_metrics
+from server.tracking import CarefulTracker, attach_report, open_tracker, round_metrics
 
 # MLflow's tables on SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -83,8 +83,9 @@ def _track(folder: RunFolder, plan: FederationPlan, states: list[RoundState]) ->
         for state in states:
             save_state(folder.checkpoints, state, plan)
             tracker.log_state(state)
-        folder.report_json.write_text("{}")
-        tracker.log_report()
+    folder.report_json.write_text("{}")
+    folder.report_html.write_text("<p>")
+    attach_report(plan, folder)
 
 
 def test_a_run_is_tracked_below_its_folder_and_nowhere_else(
@@ -99,6 +100,7 @@ def test_a_run_is_tracked_below_its_folder_and_nowhere_else(
     assert found == {
         *(f"{run.info.run_id}/artifacts/plan.toml" for run in starts),
         *(f"{run.info.run_id}/artifacts/report.json" for run in starts),
+        *(f"{run.info.run_id}/artifacts/report.html" for run in starts),
         *(f"{run.info.run_id}/artifacts/models/models.safetensors" for run in stages),
     }
     for run, number in zip(stages, (2, 3), strict=True):
@@ -210,7 +212,6 @@ def test_a_database_that_cannot_be_opened_costs_nothing(
     started = time.monotonic()
     with open_tracker(plan, new_folder) as tracker:
         tracker.log_state(make_state(1))
-        tracker.log_report()
     assert time.monotonic() - started < 20, "MLflow's own retries would take 100 s"
     (warning,) = [one for one in caplog.records if one.name == "server.tracking"]
     assert "MLflow cannot be opened, the federation goes on without it" in warning.getMessage()
@@ -236,5 +237,12 @@ def test_a_database_that_fails_midway_costs_nothing(
 def test_no_tracker_tracks_nothing(make_state: MakeState) -> None:
     tracker = CarefulTracker(None)
     tracker.log_state(make_state(1))
-    tracker.log_report()
     tracker.close("FINISHED")
+
+
+def test_a_report_without_a_database_costs_nothing(
+    new_folder: RunFolder, plan: FederationPlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    attach_report(plan, new_folder)
+    (warning,) = [one for one in caplog.records if one.name == "server.tracking"]
+    assert "could not be added to MLflow" in warning.getMessage()

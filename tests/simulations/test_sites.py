@@ -74,9 +74,7 @@ def test_the_seed_alone_decides(tmp_path: Path, scenario: Callable[..., Scenario
     assert deal_cases(scenario(deals=deals).with_seed(1), dataset) != first
 
 
-def test_a_share_splits_without_a_column(
-    tmp_path: Path, scenario: Callable[..., Scenario]
-) -> None:
+def test_a_share_splits_without_a_column(tmp_path: Path, scenario: Callable[..., Scenario]) -> None:
     dataset = make_dataset(tmp_path, rows(40))
     deals = (Deal(task="scanner-1"), Deal(task="scanner-2"))
     dealt = deal_cases(scenario(deals=deals, test=Split(share=0.25)), dataset)
