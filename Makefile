@@ -21,7 +21,8 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(QUIET) $(BIN)/python -m simulations.bench $(if $(DATA),--data "$(DATA)",--data ../shared/data)
+	$(QUIET) $(BIN)/python -m simulations.bench engine
+	$(QUIET) $(BIN)/python -m simulations.bench labels --data "$(or $(DATA),../shared/data/hippocampus)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -52,7 +52,7 @@ def ingest(
     """Register a folder's scans for a task; what cannot be used is set aside with a reason."""
     from rich.progress import Progress
 
-    from client.store.ingest import ingest_cases
+    from client.store.ingest import check_channels, ingest_cases
     from client.store.layouts import find_cases
     from client.store.store import open_store
     from common.errors import SettingsError
@@ -64,6 +64,7 @@ def ingest(
         names = ", ".join(one.name for one in agreed.tasks)
         raise SettingsError(f"the plan has no task {task!r}; its tasks are {names}")
     opened, dataset = open_store(store), find_cases(data)
+    check_channels(dataset, agreed)
     with Progress(transient=True) as progress:
         bar = progress.add_task("ingest", total=len(dataset.cases))
         report = ingest_cases(

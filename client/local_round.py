@@ -27,6 +27,7 @@ from client.learning.examples import Example
 from client.learning.replay import group_of, offer
 from client.learning.train import learning_rate_at
 from client.learning.train_models import train_segmenter, train_student
+from client.outgoing import let_out, note_that_it_leaves
 from client.propagation.spread_labels import spread_labels
 from client.store.annotations import latest_annotations
 from client.store.audit import write_audit
@@ -58,8 +59,8 @@ from common.updates import (
     Outcome,
     RoundRequest,
     TaskScore,
-    check_arrays,
     decode_request,
+    decode_update,
     encode_update,
 )
 
@@ -112,11 +113,6 @@ def answer(hospital: Hospital, request: bytes) -> bytes:
         if isinstance(error, OneSliceError):
             reason = f"{type(error).__name__}: {reason}"
         note = Note(hospital=hospital.store.hospital, outcome="failed", reason=reason)
-        try:
-            asked, _ = decode_request(request)
-            note = note.model_copy(update={"round": asked.round})
-        except OneSliceError:
-            pass
         return encode_update(LocalUpdate({}, note))
 
 
@@ -125,20 +121,16 @@ def _answer(hospital: Hospital, data: bytes) -> bytes:
     store, plan = hospital.store, request.plan
     if request.action == "hello":
         note = Note(hospital=store.hospital, outcome="greeted", round=request.round)
-        return encode_update(LocalUpdate({}, note))
+        return let_out(store, LocalUpdate({}, note), arrays)
+    if request.action == "score":
+        return let_out(store, score_round(hospital, request, arrays), arrays)
     digest = hashlib.sha256(data).hexdigest()
     stored = find_reply(store, plan.federation, request.round, digest)
     if stored is not None:
+        note_that_it_leaves(store, decode_update(stored), stored)
         return stored
-    if request.action == "score":
-        reply = encode_update(score_round(hospital, request, arrays))
-        write_audit(store, "scored", {"round": request.round, "bytes": len(reply)})
-        return reply
     update, state = train_round(hospital, request, arrays)
-    if update.arrays:
-        check_arrays(update.arrays, arrays)
-    reply = encode_update(update)
-    write_audit(store, "sending", _account(update, len(reply)))
+    reply = let_out(store, update, arrays)
     commit_round(store, state, digest, reply)
     return reply
 
@@ -316,16 +308,16 @@ def train_models(
 def remember(
     store: Store, plan: FederationPlan, before: HospitalState, material: Material, number: int
 ) -> HospitalState:
-    """The state after this round: a task's scans are offered to the memory when it first trains."""
+    """The state after this round: scans that trained for the first time are offered to memory."""
     after = replace(before, federation=plan.federation, round=number)
     task = material.task
-    if task is None or task.name in before.tasks_trained:
+    if task is None:
         return after
     newcomers = [
         Remembered(scan_id, task.name, group_of(task.name, _painted_areas(store, scan_id)))
         for scan_id in material.current
     ]
-    rng = generator(plan.seed, store.hospital, "memory", task.name)
+    rng = generator(plan.seed, store.hospital, number, "memory")
     memory = offer(before.memory, newcomers, budget=plan.replay.budget_scans, rng=rng)
     stage = plan.stage_of_round(number)
     trained = {**before.tasks_trained, task.name: stage}
@@ -353,8 +345,8 @@ def describe_round(
         name: sum(int(np.prod(scan.geometry.shape)) for scan in scans[name]) for name in tasks
     }
     registered = sum(len(found) for found in scans.values())
-    annotated = sum(len(found) for found in labelled.training.values())
-    held_back = sum(len(found) for found in labelled.held_back.values())
+    annotated = {scan_id for found in labelled.training.values() for scan_id in found}
+    annotated |= {one.ref.scan_id for found in labelled.held_back.values() for one in found}
     used, replayed = len(material.current), len(material.remembered)
     return Note(
         hospital=store.hospital,
@@ -366,16 +358,10 @@ def describe_round(
         voxels_per_task=voxels,
         used=used,
         replayed=replayed,
-        skipped=registered - annotated - held_back,
+        skipped=registered - len(annotated),
         quarantined=count_quarantined(store, None),
-        annotated_slices=annotated + held_back,
+        annotated_slices=sum(len(latest_annotations(store, one)) for one in sorted(annotated)),
     )
-
-
-def _account(update: LocalUpdate, num_bytes: int) -> dict[str, object]:
-    """What the audit log keeps of an outgoing message: names, shapes, types, sizes, numbers."""
-    tensors = {name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()}
-    return {"bytes": num_bytes, "tensors": tensors, "note": update.note.model_dump(mode="json")}
 
 
 def _audit_failure(hospital: Hospital, error: Exception) -> None:

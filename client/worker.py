@@ -37,7 +37,12 @@ def serve(hospital: Hospital, socket: Path, secret: bytes) -> None:
         socket.chmod(0o600)
         while True:
             try:
-                with listener.accept() as connection:
-                    connection.send_bytes(answer(hospital, connection.recv_bytes()))
+                connection = listener.accept()
             except REFUSED as error:
-                log.warning("a connection was refused or broke off: %s", type(error).__name__)
+                log.warning("a connection was refused: %s", type(error).__name__)
+                continue
+            with connection:
+                try:
+                    connection.send_bytes(answer(hospital, connection.recv_bytes()))
+                except (EOFError, OSError) as error:
+                    log.warning("a connection broke off: %s", type(error).__name__)

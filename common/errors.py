@@ -8,8 +8,7 @@ OneSliceError
 ├── EgressError          an outgoing message holds something that may not leave the hospital
 ├── BadReplyError        a hospital's reply fails the coordinator's checks; it is dropped by name
 ├── QuorumError          too few hospitals answered
-├── CheckpointError      a run folder cannot be resumed or evaluated
-└── WorkerError          the hospital's worker process cannot be reached
+└── CheckpointError      a run folder cannot be resumed or evaluated
 """
 
 
@@ -47,7 +46,3 @@ class QuorumError(OneSliceError):
 
 class CheckpointError(OneSliceError):
     """A run folder cannot be resumed or evaluated."""
-
-
-class WorkerError(OneSliceError):
-    """The hospital's worker process cannot be reached."""

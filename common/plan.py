@@ -8,9 +8,13 @@ from pydantic import Field, model_validator
 from common.scans import AXIS_OF_PLANE, Modality, Plane
 from common.settings_file import Settings
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
-LabelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f/\\]{1,64}$")]
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+LabelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,64}$")]
 Stride = Annotated[int, Field(ge=1, le=4)]
+Millimetres = Annotated[float, Field(gt=0, le=100)]
+PatchSide = Annotated[int, Field(ge=1, le=1024)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -76,7 +80,7 @@ class NetworkSize(Settings):
 class Augmentation(Settings):
     """Ranges of the random changes made to training patches; zero switches one off."""
 
-    rotation_degrees: tuple[float, float, float] = (15.0, 15.0, 15.0)
+    rotation_degrees: tuple[Degrees, Degrees, Degrees] = (15.0, 15.0, 15.0)
     scale: float = Field(default=0.15, ge=0, lt=1)
     log_gamma: float = Field(default=0.3, ge=0, le=2)
     gain: float = Field(default=0.2, ge=0, lt=1)
@@ -86,8 +90,8 @@ class Augmentation(Settings):
 class Training(Settings):
     """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid."""
 
-    spacing_mm: tuple[float, float, float] | None = None
-    patch_size: tuple[int, int, int]
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    patch_size: tuple[PatchSide, PatchSide, PatchSide]
     batch_size: int = Field(default=4, ge=1, le=256)
     steps_per_round: int = Field(default=12, ge=1, le=100_000)
     student_steps_per_round: int = Field(default=6, ge=0, le=100_000)
@@ -111,9 +115,10 @@ class Propagation(Settings):
     """The soft affinity that carries a painted slice through its volume, and how far it counts.
 
     `reach_slices` 0 trains on the painted slices alone; it is the default because on real scans
-    nothing further out trained a better segmenter (docs/benchmarks.md). `search_radius_voxels` bounds the movement
-    between neighbouring slices; `temperature` and `displacement_penalty` shape the affinity;
-    `weight_per_slice` is the trust kept per slice of distance; `smallest_area_share` ends an organ.
+    nothing further out trained a better segmenter (docs/benchmarks.md). `search_radius_voxels`
+    bounds the movement between neighbouring slices; `temperature` and `displacement_penalty` shape
+    the affinity; `weight_per_slice` is the trust kept per slice of distance; `smallest_area_share`
+    ends an organ.
     """
 
     reach_slices: int = Field(default=0, ge=0, le=10_000)

@@ -5,7 +5,6 @@ back to front (coronal), axis 2 feet to head (axial). Letters: C channels, I J K
 with the background first.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,8 +109,3 @@ class LabelMap:
         lookup = np.array([0, *self.classes], dtype=np.uint8)
         result: UInt8[np.ndarray, "i j k"] = lookup[self.soft.argmax(axis=0)]
         return result
-
-
-def slices_along(shape: tuple[int, ...], axis: int, scan_id: str) -> Iterator[SliceRef]:
-    """All slices of a volume along one axis, in order."""
-    return (SliceRef(scan_id, axis, index) for index in range(shape[axis]))

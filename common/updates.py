@@ -46,6 +46,11 @@ class TaskScore(Settings):
     cases: Count
     missed: Count
 
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over the classes; None if none was scored."""
+        return sum(self.dice.values()) / len(self.dice) if self.dice else None
+
 
 class Note(Settings):
     """The numbers of a reply. Only these leave; a key that is not here cannot."""

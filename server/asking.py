@@ -3,6 +3,7 @@
 Flower's `send_and_receive` sleeps 3 s between looks and gives no account of who stayed silent.
 """
 
+import logging
 import time
 from collections.abc import Iterable
 
@@ -13,6 +14,8 @@ from common.errors import BadReplyError, QuorumError
 from common.messages import CONFIG, content_to_update, request_to_config
 from common.plan import FederationPlan
 from common.updates import RoundRequest
+
+log = logging.getLogger(__name__)
 
 FIRST_LOOK_S, LONGEST_PAUSE_S = 0.005, 1.0
 # The longest that the others wait for a newcomer's greeting; Flower's own floor for it is 7 s, and
@@ -56,15 +59,27 @@ def greet(
         for node in sorted(online - set(names))
     ]
     for node, reply in sorted(ask(grid, messages, deadline_s).items()):
-        if reply.has_error():
-            continue
         try:
-            note = content_to_update(reply.content).note
-        except BadReplyError:
-            continue
-        if note.outcome == "greeted" and note.hospital not in names.values():
-            names[node] = note.hospital
+            names[node] = _name_of(reply, set(names.values()))
+        except BadReplyError as error:
+            log.warning("node %d stays out: %s", node, error)
     return names
+
+
+def _name_of(reply: Message, taken: set[str]) -> str:
+    """The name of a hospital that greets back.
+
+    Raises:
+        BadReplyError: it does not, or another node has that name.
+    """
+    if reply.has_error():
+        raise BadReplyError(f"Flower error {reply.error.code}")
+    note = content_to_update(reply.content).note
+    if note.outcome != "greeted":
+        raise BadReplyError(f"{note.hospital} did not take the plan: {note.reason}")
+    if note.hospital in taken:
+        raise BadReplyError(f"another node is called {note.hospital!r}")
+    return note.hospital
 
 
 def wait_for_hospitals(grid: Grid, plan: FederationPlan) -> dict[int, str]:
@@ -87,6 +102,7 @@ def wait_for_hospitals(grid: Grid, plan: FederationPlan) -> dict[int, str]:
         raise QuorumError(
             f"expected {plan.limits.hospitals} hospitals (at least {plan.limits.quorum}), "
             f"{len(names)} joined within {plan.limits.join_deadline_s:g} s: "
-            f"{sorted(names.values())}; check that their workers run and start again"
+            f"{sorted(names.values())}; see the log for those that stayed out, check that the "
+            "hospitals' workers run the same version, and start again"
         )
     return names

@@ -26,6 +26,26 @@ def main() -> None:
 
 
 @app.command()
+def report(run_folder: RunArgument) -> None:
+    """Write a federation's report from its checkpoints; a simulation has written a fuller one."""
+    from common.errors import CheckpointError
+    from server.checkpoints import load_state
+    from server.report import federation_report, write_report
+    from server.run_folder import RunFolder
+
+    folder = RunFolder(run_folder)
+    plan = folder.read_plan()
+    if folder.report_json.exists():
+        print(f"report: {folder.report_html}")
+        return
+    state = load_state(folder.checkpoints, plan)
+    if state is None:
+        raise CheckpointError(f"{run_folder}: no round is saved yet")
+    write_report(folder, federation_report(plan, state), plan, state, [])
+    print(f"report: {folder.report_html}")
+
+
+@app.command()
 def status(run_folder: RunArgument, output: OutputFormat = Format.TEXT) -> None:
     """How far a federation is, and what each hospital did in the last round."""
     from common.errors import CheckpointError
@@ -46,9 +66,9 @@ def status(run_folder: RunArgument, output: OutputFormat = Format.TEXT) -> None:
     print(f"{plan.federation}: round {state.round} of {plan.num_rounds}, stage {stage}")
     for note in last.notes:
         scores = "  ".join(
-            f"{score.task} {sum(score.dice.values()) / len(score.dice):.3f}"
+            f"{score.task} {score.mean_dice:.3f}"
             for score in note.scores
-            if score.dice
+            if score.mean_dice is not None
         )
         print(f"  {note.hospital:<16}{note.outcome:<12} used {note.used:<4} {scores}")
     for one in last.dropped:

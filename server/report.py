@@ -80,7 +80,7 @@ class Annotation(Settings):
     slices: int
     fraction_of_slices: float | None
     rounds: int
-    minutes: float
+    minutes: float | None
 
 
 class Communication(Settings):
@@ -113,6 +113,7 @@ class Report(Settings):
     segmenter: ModelScores | None
     student: ModelScores | None
     local_only: tuple[LocalOnly, ...] = ()
+    test_scans_left_out: int = 0
     continual: Continual | None
     propagation: PropagationScores | None
     annotation: Annotation
@@ -137,9 +138,7 @@ def installed_versions() -> dict[str, str]:
 def site_rows(state: RoundState) -> tuple[SiteRow, ...]:
     """One row per hospital that was ever heard of, from the notes it sent."""
     rows = {}
-    names = {n.hospital for r in state.history for n in r.notes}
-    names |= {d.hospital for r in state.history for d in r.dropped}
-    for name in sorted(names):
+    for name in sorted(state.hospitals):
         notes = [n for r in state.history for n in r.notes if n.hospital == name]
         dropped = sum(d.hospital == name for r in state.history for d in r.dropped)
         last = notes[-1] if notes else None
@@ -188,6 +187,26 @@ def seconds_spent(state: RoundState, extra_s: float, *, in_turn: bool) -> Second
     return Seconds(total=total, wait=idle, aggregate=aggregated, **spent)
 
 
+def federation_report(plan: FederationPlan, state: RoundState) -> Report:
+    """What the coordinator of real hospitals can tell: nobody there has full labels to test on."""
+    notes = {note.hospital: note for record in state.history for note in record.notes}
+    painted = sum(note.annotated_slices for note in notes.values())
+    return Report(
+        scenario=plan.name,
+        seed=plan.seed,
+        engine="deployment",
+        versions=installed_versions(),
+        sites=site_rows(state),
+        segmenter=None,
+        student=None,
+        continual=None,
+        propagation=None,
+        annotation=Annotation(slices=painted, fraction_of_slices=None, rounds=1, minutes=None),
+        communication=communication(state),
+        time_s=seconds_spent(state, 0.0, in_turn=False),
+    )
+
+
 def write_report(
     folder: RunFolder,
     report: Report,
@@ -196,7 +215,6 @@ def write_report(
     overlays: Sequence[Picture],
 ) -> None:
     """Writes report.json and the self-contained report.html."""
-    folder.report_json.write_text(report.model_dump_json(indent=2), encoding="utf-8")
     pictures = [Picture("Learning curves", _to_png(plot_curves(plan, state)))]
     if report.continual is not None:
         pictures.append(Picture("Dice by stage and task", _to_png(plot_matrix(report.continual))))
@@ -212,6 +230,10 @@ def write_report(
         overlays=[(p.title, base64.b64encode(p.png).decode()) for p in overlays],
     )
     folder.report_html.write_text(page, encoding="utf-8")
+    # Last, and whole or not there: it says that the run has ended.
+    unfinished = folder.report_json.with_suffix(".unfinished")
+    unfinished.write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    unfinished.replace(folder.report_json)
 
 
 def plot_curves(plan: FederationPlan, state: RoundState) -> "Figure":
@@ -268,10 +290,10 @@ def plot_matrix(continual: Continual) -> "Figure":
 
 def _mean_score(notes: Sequence[Note], task: str) -> float | None:
     means = [
-        sum(score.dice.values()) / len(score.dice)
+        score.mean_dice
         for note in notes
         for score in note.scores
-        if score.task == task and score.dice
+        if score.task == task and score.mean_dice is not None
     ]
     return sum(means) / len(means) if means else None
 

@@ -53,3 +53,9 @@ class RoundState:
     strategy_arrays: Arrays
     history: tuple[RoundRecord, ...]
     closing: RoundRecord | None = None
+
+    @property
+    def hospitals(self) -> set[str]:
+        """All that any round names."""
+        notes = {note.hospital for record in self.history for note in record.notes}
+        return notes | {one.hospital for record in self.history for one in record.dropped}

@@ -124,7 +124,7 @@ def _ask_round(
     answers, dropped = _sort_out(hospitals, replies, state, number)
     dropped += [
         _drop(name, "offline", "was not online when the round began")
-        for name in _heard_of(state) - set(hospitals.values())
+        for name in state.hospitals - set(hospitals.values())
     ]
     sizes = {name: array.nbytes for name, array in state.arrays.items()}
     record = RoundRecord(
@@ -167,12 +167,6 @@ def _sort_out(
             except BadReplyError as error:
                 dropped.append(_drop(hospital, "bad_reply", str(error)))
     return answers, dropped
-
-
-def _heard_of(state: RoundState) -> set[str]:
-    """The hospitals that any earlier round names."""
-    notes = {note.hospital for record in state.history for note in record.notes}
-    return notes | {one.hospital for record in state.history for one in record.dropped}
 
 
 def _drop(hospital: str, kind: str, reason: str) -> Dropped:

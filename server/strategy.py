@@ -129,13 +129,15 @@ def average(
 
 
 def _clean_content(update: LocalUpdate) -> RecordDict:
-    """Only the tensors, copied, and their weight: nothing else may reach the strategy.
+    """Only the tensors and their weight: nothing else may reach the strategy.
+
+    A record holds bytes of its own, so a strategy that empties it leaves the update whole.
 
     Krum compares models tensor by tensor in the order they come in, so they come in by name.
     """
-    copies = {name: array.copy() for name, array in sorted(update.arrays.items())}
+    by_name = dict(sorted(update.arrays.items()))
     weight = MetricRecord({WEIGHT: update.note.num_examples})
-    return RecordDict({ARRAYS: arrays_to_record(copies), METRICS: weight})
+    return RecordDict({ARRAYS: arrays_to_record(by_name), METRICS: weight})
 
 
 def _below(prefix: str, arrays: Arrays) -> Arrays:

@@ -31,8 +31,8 @@ def round_metrics(record: RoundRecord) -> dict[str, float]:
         if note.loss is not None:
             metrics[f"loss/{note.hospital}"] = note.loss
         for score in note.scores:
-            if score.dice:
-                mean = sum(score.dice.values()) / len(score.dice)
+            mean = score.mean_dice
+            if mean is not None:
                 metrics[f"dice/{score.task}/{note.hospital}"] = mean
                 per_task.setdefault(score.task, []).append(mean)
     for task, means in per_task.items():

@@ -7,14 +7,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
 
 import typer
 
-from client.app import make_client_app
+from client.app import Answer, NodeConfig, make_client_app
 from client.local_round import Hospital, answer
 from client.store.store import open_store
 from common.plan import FederationPlan
@@ -73,36 +72,46 @@ def labels(
 @app.command()
 def engine(out: Out = Path("runs/bench")) -> None:
     """The in-process engine's own time per round, and how quick the command answers."""
-    scenario = read_scenario("phantoms")
+    scenario = _one_step_scenario()
     folder = out / f"engine-{time.time_ns()}"
     stores = prepare(scenario, None, folder, no_progress).stores
     hospitals = [Hospital(open_store(store.folder)) for store in stores.values()]
-    work_s = 0.0
+    work_s: list[float] = []
 
-    def answer_of(node_config: object) -> Callable[[bytes], bytes]:
-        place = int(node_config["partition-id"])  # type: ignore[index]
+    def answer_of(node_config: NodeConfig) -> Answer:
+        hospital = hospitals[int(node_config["partition-id"])]
 
         def timed(request: bytes) -> bytes:
-            nonlocal work_s
             started = time.perf_counter()
-            reply = answer(hospitals[place], request)
-            work_s += time.perf_counter() - started
+            reply = answer(hospital, request)
+            work_s.append(time.perf_counter() - started)
             return reply
 
         return timed
 
-    grid = LocalGrid(
-        make_client_app(answer_of), {n + 1: {"partition-id": n} for n in range(len(hospitals))}
-    )
+    configs: dict[int, dict[str, str | int]] = {
+        place + 1: {"partition-id": place} for place in range(len(hospitals))
+    }
+    grid = LocalGrid(make_client_app(answer_of), configs)
     started = time.perf_counter()
     state = run_federation(grid, scenario.plan, folder / "checkpoints", lambda _: None)
-    total_s = time.perf_counter() - started
-    print(f"rounds                          {state.round}")
-    print(f"seconds per round beyond the hospitals' work {(total_s - work_s) / state.round:.3f}")
+    own_s = time.perf_counter() - started - sum(work_s)
+    print(f"rounds {state.round}, hospitals {len(hospitals)}, weights of the segmenter 0.6 M")
+    print(f"seconds per round beyond the hospitals' work  {own_s / state.round:.3f}")
     for words in (["--help"], ["simulate", "--help"], ["hospital", "--help"]):
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "oneslice", *words], check=True, capture_output=True)
-        print(f"oneslice {' '.join(words):<22} {time.perf_counter() - started:.2f} s")
+        print(f"oneslice {' '.join(words):<20} {time.perf_counter() - started:.2f} s")
+
+
+def _one_step_scenario() -> Scenario:
+    """Phantoms with the networks of the hippocampus and one training step a round."""
+    values = json.loads(read_scenario("phantoms").model_dump_json())
+    large = json.loads(read_scenario("hippocampus_stream").model_dump_json())["plan"]
+    values["plan"].update(segmenter=large["segmenter"], student=large["student"])
+    changes = {"patch_size": [16, 32, 24], "steps_per_round": 1, "student_steps_per_round": 1}
+    values["plan"]["training"].update(changes)
+    return Scenario.model_validate(values)
 
 
 def _changed(

@@ -48,9 +48,10 @@ def run_command(
     with bars_on_terminal() as progress:
         from server.run_folder import RunFolder
         from simulations.generic import choose_scenario
-        from simulations.run import run_scenario
+        from simulations.run import finished_report, run_scenario
 
         folder = RunFolder(out)
+        was_finished = finished_report(folder) is not None
         chosen = choose_scenario(scenario, data)
         chosen = chosen if seed is None else chosen.with_seed(seed)
         report = run_scenario(
@@ -59,6 +60,8 @@ def run_command(
     if output is Format.JSON:
         print(report.model_dump_json())
         return
+    if was_finished:
+        print(f"finished earlier; {out} holds this run, give another --out for a new one")
     print_report(report)
     print(f"report: {folder.report_html}")
 

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from client.store.ingest import ingest_cases
+from client.store.ingest import check_channels, ingest_cases
 from client.store.layouts import find_cases
 from client.store.scans import check_label_dictionary, list_scans
 from client.store.store import create_store
@@ -15,22 +15,29 @@ from server.report import ModelScores
 from server.run_folder import RunFolder
 from simulations.evaluate import TrainedModel, score_scans, summarise
 from simulations.progress import Progress, counted
+from simulations.run import read_kept_scenario
 
 
 def evaluate_run(run: Path, data: Path, progress: Progress) -> dict[str, ModelScores]:
     """The scores of both final models on every labelled scan of `data`.
 
     Raises:
-        CheckpointError: the run has no saved round.
+        CheckpointError: the run has not ended.
         LabelDictionaryError: the folder's labels do not cover the plan's.
     """
     folder = RunFolder(run)
     plan = folder.read_plan()
     state = load_state(folder.checkpoints, plan)
-    if state is None:
-        raise CheckpointError(f"{run} has no saved round to evaluate yet")
+    if state is None or state.closing is None:
+        rounds = 0 if state is None else state.round
+        raise CheckpointError(
+            f"{run} stands at round {rounds} of {plan.num_rounds}: finish it with the command that "
+            "started it, then evaluate"
+        )
     everything = _all_classes(plan)
+    in_voxels = _spacing_is_placeholder(run)
     dataset = find_cases(data)
+    check_channels(dataset, plan)
     with tempfile.TemporaryDirectory() as scratch:
         store = create_store(Path(scratch), "external")
         task = everything.tasks[0]
@@ -44,8 +51,17 @@ def evaluate_run(run: Path, data: Path, progress: Progress) -> dict[str, ModelSc
         on_scan = counted(progress, "score", 2 * len(scans))
         for role in (SEGMENTER, STUDENT):
             model = TrainedModel(plan, state.arrays, role)
-            scores[role] = summarise(score_scans(store, scans, model, on_scan=on_scan), model)
+            cases = score_scans(store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
+            scores[role] = summarise(cases, model, in_voxels=in_voxels)
     return scores
+
+
+def _spacing_is_placeholder(run: Path) -> bool:
+    """What a simulated run's scenario says; a federation of real hospitals has true spacings."""
+    try:
+        return read_kept_scenario(run).spacing_is_placeholder
+    except CheckpointError:
+        return False
 
 
 def _all_classes(plan: FederationPlan) -> FederationPlan:

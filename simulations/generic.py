@@ -8,6 +8,7 @@ from client.store.ingest import ReadCase, read_case
 from client.store.layouts import Case, Dataset, find_cases
 from common.errors import BadScanError, SettingsError
 from common.plan import FederationPlan
+from common.settings_file import parse_settings
 from simulations.scenario import Deal, Scenario, Split, read_scenario
 
 GENERIC = "generic"
@@ -66,7 +67,8 @@ def generic_scenario(dataset: Dataset) -> Scenario:
     }
     tasks = [{"name": f"stage-{number}", **task} for number in (1, 2, 3)]
     patch, strides = _patch_and_strides(size)
-    plan = FederationPlan.model_validate(
+    plan = parse_settings(
+        FederationPlan,
         {
             "name": GENERIC,
             "labels": labels,
@@ -76,7 +78,8 @@ def generic_scenario(dataset: Dataset) -> Scenario:
             "student": {"channels": [8, 16, 32], "strides": strides[:2]},
             "training": {"patch_size": patch},
             "limits": {"hospitals": len(SITES), "quorum": 2},
-        }
+        },
+        f"the scenario made for {dataset.folder}",
     )
     deals = tuple(Deal(task=f"stage-{n}", part=(n, 3)) for n in (1, 2, 3))
     return Scenario(name=GENERIC, sites=SITES, test=Split(), deals=deals, plan=plan)

@@ -36,6 +36,7 @@ from simulations.evaluate import CaseScores, TrainedModel, score_scans, summaris
 from simulations.overlays import draw_overlays
 from simulations.progress import Progress, counted
 from simulations.scenario import Scenario
+from simulations.sites import ScansToTestOn
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,19 @@ class RunResults:
 def score_stages(
     scenario: Scenario,
     folder: RunFolder,
-    test_store: Store,
+    test: ScansToTestOn,
     state: RoundState,
     progress: Progress,
 ) -> StageScores:
     """Scores the models that ended each stage on all test scans."""
     plan = scenario.plan
-    scans = list_scans(test_store)
+    scans = test.scans
     on_scan = counted(progress, "score test scans", len(scans) * (len(plan.tasks) + 1))
 
     def score(arrays: Arrays, role: str) -> list[CaseScores]:
         model = TrainedModel(plan, arrays, role)
         in_voxels = scenario.spacing_is_placeholder
-        return score_scans(test_store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
+        return score_scans(test.store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
 
     segmenter = []
     for stage in range(len(plan.tasks) - 1):
@@ -84,9 +85,7 @@ def score_stages(
     return StageScores(segmenter, score(state.arrays, STUDENT))
 
 
-def build_report(
-    results: RunResults, test_store: Store, test_cases: dict[str, list[str]]
-) -> Report:
+def build_report(results: RunResults, test: ScansToTestOn) -> Report:
     """The report's numbers."""
     scenario, plan, state = results.scenario, results.scenario.plan, results.state
     in_voxels = scenario.spacing_is_placeholder
@@ -106,8 +105,9 @@ def build_report(
         sites=site_rows(state),
         segmenter=models[SEGMENTER],
         student=models[STUDENT],
+        test_scans_left_out=test.left_out,
         local_only=results.local_only,
-        continual=_continual(plan, results.stages.segmenter, test_cases),
+        continual=_continual(plan, results.stages.segmenter, test.case_names),
         propagation=_propagation(results.stores, plan),
         annotation=_annotation(results.stores, plan),
         communication=communication(state),

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.store.ingest import check_channels
 from client.store.layouts import Dataset, find_cases
 from client.store.scans import list_scans
 from client.store.store import Store
-from common.errors import QuorumError, SettingsError
+from common.errors import CheckpointError, SettingsError
 from common.networks.unet import SEGMENTER
 from common.plan import FederationPlan
+from common.settings_file import parse_settings
 from server.report import LocalOnly, Report
 from server.round_state import RoundState
 from server.run_folder import RunFolder
@@ -22,7 +24,15 @@ from simulations.phantoms import write_phantoms
 from simulations.progress import Progress, counted, no_progress
 from simulations.report import RunResults, build_report, keep_report, score_stages
 from simulations.scenario import Scenario
-from simulations.sites import Dealt, deal_cases, fill_sites, fill_test_store
+from simulations.sites import (
+    Dealt,
+    ScansToTestOn,
+    deal_cases,
+    fill_sites,
+    gather_test_scans,
+)
+
+SCENARIO_FILE = "scenario.json"
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,7 @@ class Prepared:
     """The hospitals of a scenario with their scans ingested and painted, and the test scans."""
 
     stores: dict[str, Store]
-    test_store: Store
-    test_cases: dict[str, list[str]]
+    test: ScansToTestOn
 
 
 def run_scenario(
@@ -45,6 +54,9 @@ def run_scenario(
 ) -> Report:
     """Runs the scenario to its report, or goes on where a killed run stopped.
 
+    A finished run's report is given back as it is, unless it lacks the hospitals' results alone and
+    they are asked for.
+
     Raises:
         OneSliceError: something at the door does not hold, or the federation stopped.
     """
@@ -53,6 +65,9 @@ def run_scenario(
     folder = RunFolder(out)
     folder.keep_plan(scenario.plan)
     _keep_scenario(scenario, out)
+    finished = finished_report(folder)
+    if finished is not None and (finished.local_only or not local_only):
+        return finished
     started = time.perf_counter()
     prepared = prepare(scenario, data, out, progress)
     prepared_s = time.perf_counter() - started
@@ -62,23 +77,30 @@ def run_scenario(
     state = run_engine(engine, federation, show_rounds(progress, scenario.plan, "rounds"))
 
     started = time.perf_counter()
-    stages = score_stages(scenario, folder, prepared.test_store, state, progress)
+    stages = score_stages(scenario, folder, prepared.test, state, progress)
     alone = train_alone(scenario, prepared, out, progress) if local_only else ()
     extra_s = prepared_s + time.perf_counter() - started
     results = RunResults(scenario, engine, prepared.stores, state, stages, alone, extra_s)
-    report = build_report(results, prepared.test_store, prepared.test_cases)
-    keep_report(folder, report, results, prepared.test_store)
+    report = build_report(results, prepared.test)
+    keep_report(folder, report, results, prepared.test.store)
     attach_report(scenario.plan, folder)
     return report
+
+
+def finished_report(folder: RunFolder) -> Report | None:
+    """The report of a run that has ended; None if it has not."""
+    if not folder.report_json.exists():
+        return None
+    return Report.model_validate_json(folder.report_json.read_text(encoding="utf-8"))
 
 
 def prepare(scenario: Scenario, data: Path | None, out: Path, progress: Progress) -> Prepared:
     """Deals, ingests and paints; what a killed run had done is kept."""
     dataset = find_data(scenario, data, out)
+    check_channels(dataset, scenario.plan)
     dealt: Dealt = deal_cases(scenario, dataset)
     stores = fill_sites(scenario, dataset, dealt, out / "sites", progress)
-    test_store = fill_test_store(scenario, dataset, dealt, out / "test", progress)
-    return Prepared(stores, test_store, dealt.test)
+    return Prepared(stores, gather_test_scans(scenario, dataset, dealt, out, progress))
 
 
 def find_data(scenario: Scenario, data: Path | None, out: Path) -> Dataset:
@@ -103,25 +125,25 @@ def find_data(scenario: Scenario, data: Path | None, out: Path) -> Dataset:
 def train_alone(
     scenario: Scenario, prepared: Prepared, out: Path, progress: Progress
 ) -> tuple[LocalOnly, ...]:
-    """What each hospital reaches without the others: a federation of one, of the same rounds."""
+    """What each hospital reaches without the others, in the stages for which it has scans."""
     results = []
     for site, store in prepared.stores.items():
+        own = {scan.task for scan in list_scans(store)}
+        tasks = tuple(task for task in scenario.plan.tasks if task.name in own)
+        if not tasks:
+            results.append(LocalOnly(site=site, mean_dice=None))
+            continue
         limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
         strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})
         changed = {"name": f"{scenario.plan.name}-{site}"[:48], "limits": limits}
-        plan = scenario.plan.model_copy(update={**changed, "strategy": strategy})
+        plan = scenario.plan.model_copy(update={**changed, "tasks": tasks, "strategy": strategy})
         folder = RunFolder(out / "local_only" / site)
-        try:
-            federation = SimulatedFederation(plan, folder, {site: store.folder})
-            state = run_engine("in-process", federation, show_rounds(progress, plan, site))
-        except QuorumError:
-            # A hospital without a single scan of a stage has nothing to train on alone.
-            results.append(LocalOnly(site=site, mean_dice=None))
-            continue
+        federation = SimulatedFederation(plan, folder, {site: store.folder})
+        state = run_engine("in-process", federation, show_rounds(progress, plan, site))
         model = TrainedModel(scenario.plan, state.arrays, SEGMENTER)
-        scans = list_scans(prepared.test_store)
-        on_scan = counted(progress, f"score {site}", len(scans))
-        cases = score_scans(prepared.test_store, scans, model, on_scan=on_scan)
+        test = prepared.test
+        on_scan = counted(progress, f"score {site}", len(test.scans))
+        cases = score_scans(test.store, test.scans, model, on_scan=on_scan)
         mean = summarise(cases, model).mean_dice
         results.append(LocalOnly(site=site, mean_dice=mean))
     return tuple(results)
@@ -140,8 +162,23 @@ def _keep_scenario(scenario: Scenario, out: Path) -> None:
     Raises:
         SettingsError: the folder holds a run of another scenario.
     """
-    path = out / "scenario.json"
-    text = json.dumps(scenario.model_dump(mode="json"), indent=2)
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
-        raise SettingsError(f"{out} holds a run of another scenario: give another --out")
-    path.write_text(text, encoding="utf-8")
+    path = out / SCENARIO_FILE
+    if path.exists():
+        if read_kept_scenario(out) != scenario:
+            raise SettingsError(f"{out} holds a run of another scenario: give another --out")
+        return
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_kept_scenario(out: Path) -> Scenario:
+    """The scenario of a run's folder.
+
+    Raises:
+        CheckpointError: the folder holds no simulated run.
+    """
+    path = out / SCENARIO_FILE
+    if not path.exists():
+        raise CheckpointError(f"expected a simulated run's folder with {path.name}: {out}")
+    return parse_settings(Scenario, json.loads(path.read_text(encoding="utf-8")), str(path))

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from common.errors import SettingsError
 from common.plan import FederationPlan, Name
-from common.settings_file import Settings, read_settings
+from common.settings_file import Settings, parse_settings, read_settings
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
@@ -104,8 +104,9 @@ class Scenario(Settings):
 
     def with_seed(self, seed: int) -> "Scenario":
         """The same scenario drawn anew: dealing, slices, weights, batches."""
-        plan = self.plan.model_copy(update={"seed": seed})
-        return self.model_copy(update={"seed": seed, "plan": plan})
+        plan = {**self.plan.model_dump(), "seed": seed}
+        changed = {**self.model_dump(), "seed": seed, "plan": plan}
+        return parse_settings(Scenario, changed, f"seed {seed}")
 
 
 def scenario_names() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from client.annotation.annotator import paint_asked_slices
 from client.store.ingest import ingest_cases
 from client.store.layouts import Case, Dataset
-from client.store.scans import check_label_dictionary, list_scans
+from client.store.scans import CatalogScan, check_label_dictionary, list_scans
 from client.store.store import Store, create_store
 from common.errors import SettingsError
 from common.plan import Task
@@ -26,6 +26,23 @@ class Dealt:
 
     training: dict[str, dict[str, list[str]]]
     test: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class ScansToTestOn:
+    """The test scans of a scenario.
+
+    Attributes:
+        store: where they lie; no hospital sees it.
+        scans: those to score, each once.
+        case_names: per task, the cases that count for it.
+        left_out: how many were left out because a hospital holds the very same scan.
+    """
+
+    store: Store
+    scans: list[CatalogScan]
+    case_names: dict[str, list[str]]
+    left_out: int
 
 
 def read_columns(dataset: Dataset) -> Columns:
@@ -100,17 +117,27 @@ def fill_sites(
     return stores
 
 
-def fill_test_store(
+def gather_test_scans(
     scenario: Scenario, dataset: Dataset, dealt: Dealt, folder: Path, progress: Progress
-) -> Store:
-    """The store of the test scans, which no hospital sees."""
-    store = create_store(folder, "test-scans")
+) -> ScansToTestOn:
+    """Ingests the test scans; those that a hospital in `folder`/sites holds as well are left out.
+
+    Data sets do hold the same scan under two names (five of the 24 public mouse brains).
+    """
+    store = create_store(folder / "test", "test-scans")
     num_cases = len({name for names in dealt.test.values() for name in names})
     on_case = counted(progress, "test scans", num_cases)
     for task in scenario.plan.tasks:
         _ingest_missing(store, dataset, dealt.test[task.name], task, on_case)
     check_label_dictionary(store, scenario.plan)
-    return store
+    trained_on = {
+        scan.scan_id
+        for site in scenario.sites
+        for scan in list_scans(create_store(folder / "sites" / site, site))
+    }
+    everything = list_scans(store)
+    fresh = [scan for scan in everything if scan.scan_id not in trained_on]
+    return ScansToTestOn(store, fresh, dealt.test, len(everything) - len(fresh))
 
 
 def _ingest_missing(
@@ -127,9 +154,16 @@ def _ingest_missing(
 
 def _test_cases(scenario: Scenario, names: list[str], columns: Columns) -> list[str]:
     split = scenario.test
-    if split.column is not None:
-        return [name for name in names if columns.get(name, {}).get(split.column) == split.value]
     groups = _groups(names, scenario.group_by, columns)
+    if split.column is not None:
+        chosen = {n for n in names if columns.get(n, {}).get(split.column) == split.value}
+        torn = [group for group in groups if 0 < len(chosen & set(group)) < len(group)]
+        if torn:
+            raise SettingsError(
+                f"{scenario.group_by} groups such as {torn[0]} lie on both sides of the split by "
+                f"{split.column}: mend cases.csv"
+            )
+        return sorted(chosen)
     order = generator(scenario.seed, "test split").permutation(len(groups))
     num_test = max(1, round(split.share * len(groups)))
     return [name for place in order[:num_test] for name in groups[place]]

@@ -4,10 +4,10 @@ from typing import Protocol, runtime_checkable
 
 from client.annotation.select_slices import select_slices
 from client.store.annotations import latest_annotations, save_annotation
-from client.store.scans import list_scans
+from client.store.scans import scans_as_they_came
 from client.store.store import Store
 from common.plan import FederationPlan, Task
-from common.random_streams import generator
+from common.random_streams import stream_seed
 from common.scans import SliceAnnotation, SliceRef
 
 
@@ -21,14 +21,14 @@ class Annotator(Protocol):
 
 
 def asked_slices(store: Store, plan: FederationPlan, task: Task) -> list[SliceRef]:
-    """The slices that the plan's strategy asks for, one for each scan without an annotation."""
-    waiting = [
-        (scan.scan_id, scan.geometry.shape)
-        for scan in list_scans(store, task.name)
-        if not latest_annotations(store, scan.scan_id)
-    ]
-    rng = generator(plan.seed, store.hospital, "slice choice", task.name)
-    return select_slices(waiting, task.axis, plan.annotation.slice_choice, rng)
+    """The slices that the plan's strategy asks for, one for each scan without an annotation.
+
+    The choice is made over all of the task's scans in the order in which they came, painted or not.
+    """
+    scans = [(scan.scan_id, scan.geometry.shape) for scan in scans_as_they_came(store, task.name)]
+    seed = stream_seed(plan.seed, store.hospital, "slice choice", task.name)
+    chosen = select_slices(scans, task.axis, plan.annotation.slice_choice, seed)
+    return [ref for ref in chosen if not latest_annotations(store, ref.scan_id)]
 
 
 def paint_asked_slices(store: Store, plan: FederationPlan, task: Task, annotator: Annotator) -> int:

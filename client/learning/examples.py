@@ -96,8 +96,8 @@ def cut_patch(
     zoom = _zoom(example.scan, training_mm)
     region = [max(1, round(n * z)) for n, z in zip(region_for(size, change), zoom, strict=True)]
     corner = [round(c - (n - 1) / 2) for c, n in zip(centre, region, strict=True)]
-    image = _cut(np.asarray(example.scan.image), corner, region, mode="edge")
-    labels = _cut(_weighted(example.labels, example.num_classes, corner, region), None, region)
+    image = torch.from_numpy(_cut_image(np.asarray(example.scan.image), corner, region))
+    labels = torch.from_numpy(_cut_labels(example.labels, example.num_classes, corner, region))
     if training_mm is not None:
         grid = region_for(size, change)
         image, labels = (_resize(t, grid) for t in (image, labels))
@@ -106,7 +106,7 @@ def cut_patch(
     return _to_patch(image, labels, example)
 
 
-def _weighted(
+def _cut_labels(
     labels: LabelMap, num_classes: int, corner: list[int], region: list[int]
 ) -> Float[np.ndarray, "m i j k"]:
     """Weight times probability per plan class, then the painted part of the weight; cut out."""
@@ -119,17 +119,13 @@ def _weighted(
     return np.pad(result, [(0, 0), *zip(before, after, strict=True)])
 
 
-def _cut(
-    array: np.ndarray, corner: list[int] | None, region: list[int], mode: str = "constant"
-) -> Float[Tensor, "c i j k"]:
-    """The region of (C, I, J, K) from `corner` on, padded where it hangs over."""
-    if corner is None:
-        return torch.from_numpy(array)
-    inside, before, after = _overlap(array.shape[1:], corner, region)
-    piece = np.array(array[:, *inside], dtype=np.float32)
-    padding = [(0, 0), *zip(before, after, strict=True)]
-    padded = np.pad(piece, padding, mode="edge" if mode == "edge" else "constant")
-    return torch.from_numpy(padded)
+def _cut_image(
+    image: Float[np.ndarray, "c i j k"], corner: list[int], region: list[int]
+) -> Float[np.ndarray, "c a b d"]:
+    """The region from `corner` on; where it hangs over, the volume's edge is repeated."""
+    inside, before, after = _overlap(image.shape[1:], corner, region)
+    piece = np.asarray(image[:, *inside], dtype=np.float32)
+    return np.pad(piece, [(0, 0), *zip(before, after, strict=True)], mode="edge")
 
 
 def _overlap(

@@ -17,9 +17,9 @@ from client.store.rounds import Memory, Remembered
 def offer(
     memory: Memory, newcomers: Sequence[Remembered], *, budget: int, rng: np.random.Generator
 ) -> Memory:
-    """The memory after each newcomer had its chance; a scan that is kept already is not counted."""
+    """The memory after each newcomer had its chance; a scan has one chance only."""
     for newcomer in newcomers:
-        if newcomer.scan_id not in {entry.scan_id for entry in memory.entries}:
+        if newcomer.scan_id not in memory.offered:
             memory = _offer_one(memory, newcomer, budget, rng)
     return memory
 
@@ -29,21 +29,22 @@ def _offer_one(
 ) -> Memory:
     seen = dict(memory.seen)
     seen[newcomer.group] = seen.get(newcomer.group, 0) + 1
+    offered = memory.offered | {newcomer.scan_id}
     entries = list(memory.entries)
     if len(entries) < budget:
-        return Memory((*entries, newcomer), seen)
+        return Memory((*entries, newcomer), seen, offered)
     sizes = Counter(entry.group for entry in entries)
     largest = max(sizes.values(), default=0)
     if largest == 0:
-        return Memory((), seen)
+        return Memory((), seen, offered)
     if sizes[newcomer.group] < largest:
         candidates = [i for i, entry in enumerate(entries) if sizes[entry.group] == largest]
     elif rng.random() < sizes[newcomer.group] / seen[newcomer.group]:
         candidates = [i for i, entry in enumerate(entries) if entry.group == newcomer.group]
     else:
-        return Memory(tuple(entries), seen)
+        return Memory(tuple(entries), seen, offered)
     del entries[candidates[int(rng.integers(len(candidates)))]]
-    return Memory((*entries, newcomer), seen)
+    return Memory((*entries, newcomer), seen, offered)
 
 
 def group_of(task: str, voxels_per_class: Mapping[int, int]) -> str:

@@ -14,11 +14,11 @@ from client.store.arrays import save_array
 from client.store.layouts import Case, Dataset
 from client.store.normalise import normalise
 from client.store.orientation import OriginalGeometry, to_ras
-from client.store.scans import CatalogScan, add_reference, insert_scan
+from client.store.scans import CatalogScan, insert_scan, refresh_scan
 from client.store.store import Store
 from client.store.volume_files import RawVolume, read_label, read_volume
-from common.errors import BadScanError, StoreError
-from common.plan import Task
+from common.errors import BadScanError, SettingsError, StoreError
+from common.plan import FederationPlan, Task
 from common.scans import Geometry
 
 
@@ -64,7 +64,7 @@ def ingest_cases(
     """Reads, checks, normalises and stores the cases for a task.
 
     The same scan is recognised by its voxels and position, under whatever name it comes again; a
-    label that it lacked is added then.
+    label or a normalisation that changed is taken over then. For another task it is set aside.
 
     Raises:
         StoreError: the store cannot be written (a full disk); what was stored stays.
@@ -84,6 +84,19 @@ def ingest_cases(
         if on_case is not None:
             on_case(case.name)
     return IngestReport(added, known, tuple(bad), _label_counts(dataset, voxels_found))
+
+
+def check_channels(dataset: Dataset, plan: FederationPlan) -> None:
+    """Refuses a data set whose scans have other channels than the plan's networks take.
+
+    Raises:
+        SettingsError: with both numbers.
+    """
+    if dataset.channels != plan.channels:
+        raise SettingsError(
+            f"the scans in {dataset.folder} have {dataset.channels} channel(s), the plan's "
+            f"networks take {plan.channels}: set `channels` in the plan"
+        )
 
 
 def read_case(dataset: Dataset, case: Case) -> ReadCase:
@@ -141,12 +154,17 @@ def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
         connection.execute(
             "DELETE FROM quarantine WHERE task = ? AND case_name = ?", (task.name, case.name)
         )
-        query = "SELECT reference_key FROM scans WHERE scan_id = ?"
+        query = "SELECT task, case_name FROM scans WHERE scan_id = ?"
         found = connection.execute(query, (read.scan_id,)).fetchone()
+        if found is not None and found["task"] != task.name:
+            raise BadScanError(
+                f"the same scan serves the task {found['task']!r} already, as "
+                f"{found['case_name']!r}; a scan serves one task"
+            )
         if found is None:
             insert_scan(connection, row)
-        elif found["reference_key"] is None and reference_key is not None:
-            add_reference(connection, row)
+        else:
+            refresh_scan(connection, row)
     return found is None
 
 

@@ -23,10 +23,11 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Memory:
-    """What is kept, in order of arrival, and how many scans of each group were ever offered."""
+    """What is kept, in order of arrival; what was ever offered, by scan and counted by group."""
 
     entries: tuple[Remembered, ...] = ()
     seen: Mapping[str, int] = field(default_factory=dict)
+    offered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def load_state(store: Store, federation: str, round_number: int) -> HospitalStat
     memory = Memory(
         tuple(Remembered(entry["scan_id"], entry["task"], entry["grp"]) for entry in entries),
         json.loads(row["seen"]),
+        frozenset(json.loads(row["offered"])),
     )
     return HospitalState(federation, round_number, json.loads(row["tasks_trained"]), memory)
 
@@ -76,11 +78,12 @@ def commit_round(store: Store, state: HospitalState, digest: str, reply: bytes) 
     with store.connect() as connection:
         connection.execute("DELETE FROM rounds WHERE federation = ? AND round >= ?", place)
         connection.execute(
-            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
             (
                 *place,
                 json.dumps(dict(state.tasks_trained)),
                 json.dumps(dict(state.memory.seen)),
+                json.dumps(sorted(state.memory.offered)),
                 digest,
             ),
         )

@@ -43,6 +43,14 @@ def list_scans(store: Store, task: str | None = None) -> list[CatalogScan]:
     return [_from_row(row) for row in rows]
 
 
+def scans_as_they_came(store: Store, task: str) -> list[CatalogScan]:
+    """The scans of a task in the order in which they were registered."""
+    with store.read() as connection:
+        query = "SELECT * FROM scans WHERE task = ? ORDER BY rowid"
+        rows = connection.execute(query, (task,)).fetchall()
+    return [_from_row(row) for row in rows]
+
+
 def find_scan(store: Store, scan_id: str) -> CatalogScan:
     """One scan.
 
@@ -76,8 +84,17 @@ def insert_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
     )
 
 
-def add_reference(connection: sqlite3.Connection, scan: CatalogScan) -> None:
-    """Gives a scan that came without one its full label; all else of its row stays."""
+def refresh_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
+    """Takes over what a scan that came again brings: its normalisation, and a label if it has one.
+
+    A label that came before stays if the scan comes without one.
+    """
+    connection.execute(
+        "UPDATE scans SET modality = ?, image_key = ? WHERE scan_id = ?",
+        (scan.modality, scan.image_key, scan.scan_id),
+    )
+    if scan.reference_key is None:
+        return
     connection.execute(
         "UPDATE scans SET reference_key = ?, label_names = ?, label_voxels = ? WHERE scan_id = ?",
         (
@@ -140,6 +157,9 @@ def count_quarantined(store: Store, task: str | None = None) -> int:
 def check_label_dictionary(store: Store, plan: FederationPlan) -> None:
     """Refuses a store whose full labels have no counterpart for a class that a task looks for.
 
+    A dictionary must name every class; without one, a rare class may happen to be in no scan here,
+    so only labels that hold no class at all are refused.
+
     Raises:
         LabelDictionaryError: with a table of what was found.
     """
@@ -151,7 +171,8 @@ def check_label_dictionary(store: Store, plan: FederationPlan) -> None:
             for index in plan_indexes(scan.label_names, scan.label_voxels, plan).values()
         }
         missing = set(plan.class_indexes(task)) - found
-        if labelled and missing:
+        named = any(scan.label_names for scan in labelled)
+        if labelled and missing and (named or not found):
             names = [label.name for label in plan.labels if label.index in missing]
             raise LabelDictionaryError(
                 f"task {task.name!r} looks for {names}, which no label of its scans is called; "

@@ -1,5 +1,6 @@
 """The store of one hospital: a folder with a SQLite catalog (WAL) and files keyed by content."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -7,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.store.atomic_files import disk_full
-from common.errors import StoreError
+from common.errors import SettingsError, StoreError
+from common.plan import NAME_PATTERN
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -59,6 +61,7 @@ CREATE TABLE rounds (
     round INTEGER NOT NULL,
     tasks_trained TEXT NOT NULL,     -- JSON: task -> stage
     seen TEXT NOT NULL,              -- JSON: group -> scans ever offered to the memory
+    offered TEXT NOT NULL,           -- JSON: scan_ids ever offered to the memory
     digest TEXT NOT NULL,            -- of the request that this round answered
     PRIMARY KEY (federation, round)
 );
@@ -116,8 +119,14 @@ def create_store(folder: Path, hospital: str) -> Store:
     """The store in `folder`, made on first use.
 
     Raises:
+        SettingsError: the name is none that the coordinator would take.
         StoreError: the folder belongs to another hospital, or cannot be written.
     """
+    if re.fullmatch(NAME_PATTERN, hospital) is None:
+        raise SettingsError(
+            f"hospital name {hospital!r}: expected up to 48 letters, digits, - and _, the first a "
+            "letter or digit"
+        )
     store = Store(folder, hospital)
     try:
         folder.mkdir(parents=True, exist_ok=True)

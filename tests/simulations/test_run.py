@@ -217,3 +217,17 @@ def test_labels_that_the_data_does_not_hold_are_shown_as_a_table(tmp_path: Path)
     changed = scenario.model_copy(update={"plan": plan, "phantoms": None})
     with pytest.raises(LabelDictionaryError, match=r"tail(.|\n)*2  body(.|\n)*-"):
         run_scenario(changed, data, tmp_path / "out")
+
+
+def test_a_test_scan_that_a_hospital_holds_is_left_out(tmp_path: Path) -> None:
+    scenario = small_scenario()
+    prepare(scenario, None, tmp_path / "made", no_progress)
+    data = tmp_path / "data"
+    shutil.copytree(tmp_path / "made" / "phantoms", data)
+    for part in ("imagesTr", "labelsTr"):
+        train, test = (f"phantom_scanner-1_{number:03d}.nii.gz" for number in (0, 6))
+        shutil.copy(data / part / train, data / part / test)
+    changed = scenario.model_copy(update={"phantoms": None})
+    prepared = prepare(changed, data, tmp_path / "out", no_progress)
+    assert prepared.test.left_out == 1
+    assert len(prepared.test.scans) == 3

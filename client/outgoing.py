@@ -1,0 +1,37 @@
+"""The only way out of a hospital: every reply is checked and written down before it leaves."""
+
+from pydantic import ValidationError
+
+from client.store.audit import write_audit
+from client.store.store import Store
+from common.errors import BadReplyError, EgressError
+from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_update
+
+
+def let_out(store: Store, update: LocalUpdate, received: Arrays) -> bytes:
+    """The reply as bytes, after the checks and the entry in the audit log.
+
+    Args:
+        store: the hospital's.
+        update: what is to leave.
+        received: the tensors that came; a model that leaves has the same names, shapes, dtypes.
+
+    Raises:
+        EgressError: a tensor or a number is not one that may leave; nothing has left.
+    """
+    try:
+        Note.model_validate(update.note.model_dump())
+        if update.arrays:
+            check_arrays(update.arrays, received)
+    except (ValidationError, BadReplyError) as error:
+        raise EgressError(f"this reply may not leave: {error}") from error
+    data = encode_update(update)
+    note_that_it_leaves(store, update, data)
+    return data
+
+
+def note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes) -> None:
+    """The audit log's row: names, shapes, types and sizes of tensors, and all numbers."""
+    tensors = {name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()}
+    note = update.note.model_dump(mode="json")
+    write_audit(store, "sending", {"bytes": len(data), "tensors": tensors, "note": note})
