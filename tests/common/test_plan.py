@@ -45,7 +45,7 @@ def _set(values: Values, path: str, value: object) -> None:
         ("tasks", [], r"tasks = \[\]: .*at least 1 item"),
         ("labels", [], r"labels = \[\]: .*at least 1 item"),
         ("labels.0.index", 0, r"labels\.0\.index = 0: .*or equal to 1"),
-        ("labels.0.name", "a/b", r"labels\.0\.name = 'a/b': .*pattern"),
+        ("labels.0.name", "a\tb", r"labels\.0\.name = .*pattern"),
         ("labels.0.colour", "red", r"labels\.0\.colour = 'red': .*pattern"),
         ("limits.hospitals", 0, r"limits\.hospitals = 0: .*or equal to 1"),
         ("limits.quorum", 4, r"quorum 4 is more than the 3 hospitals expected"),

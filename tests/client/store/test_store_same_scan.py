@@ -139,3 +139,33 @@ def test_a_late_label_leaves_annotations_and_label_maps_alone(
     again = _ingest(store, tmp_path, task)
     assert (again.added, again.already_known) == (0, 1)
     assert list_scans(store) == [scan]
+
+
+def test_the_same_scan_for_another_task_is_set_aside_and_says_where_it_serves(
+    store: Store, tmp_path: Path, task: Task, save_nifti: SaveNifti
+) -> None:
+    save_nifti(tmp_path / "images" / "a.nii", IMAGE)
+    _ingest(store, tmp_path, task)
+    report = _ingest(store, tmp_path, task.model_copy(update={"name": "other"}))
+    ((case, reason),) = report.quarantined
+    assert (case, report.added, report.already_known) == ("a", 0, 0)
+    assert f"serves the task {task.name!r} already" in reason
+    assert [scan.task for scan in list_scans(store)] == [task.name]
+
+
+def test_a_changed_window_and_a_corrected_label_are_taken_over(
+    store: Store, tmp_path: Path, task: Task, save_nifti: SaveNifti
+) -> None:
+    save_nifti(tmp_path / "images" / "a.nii", IMAGE)
+    save_nifti(tmp_path / "labels" / "a.nii", LABEL)
+    values = {**task.model_dump(), "modality": "CT"}
+    narrow = Task.model_validate({**values, "window_hu": [0.0, 10.0]})
+    wide = Task.model_validate({**values, "window_hu": [0.0, 100.0]})
+    _ingest(store, tmp_path, narrow)
+    (before,) = list_scans(store)
+    save_nifti(tmp_path / "labels" / "a.nii", np.zeros_like(LABEL))
+    assert _ingest(store, tmp_path, wide).already_known == 1
+    (after,) = list_scans(store)
+    assert after.image_key != before.image_key
+    assert after.reference_key != before.reference_key
+    assert after.label_voxels == {}
