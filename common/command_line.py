@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 stopped for a reason that the message names; 2 wrong usage, settings or input.
 """
 
+import errno
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -29,3 +30,12 @@ def run_commands(app: typer.Typer, arguments: Sequence[str], prog_name: str) -> 
         print(f"error: {error}", file=sys.stderr)
         wrong_input = (SettingsError, LabelDictionaryError, CheckpointError)
         sys.exit(WRONG_INPUT if isinstance(error, wrong_input) else STOPPED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            "error: the disk is full; what was saved before is whole: free some space and run the "
+            "same command again",
+            file=sys.stderr,
+        )
+        sys.exit(STOPPED)

@@ -48,6 +48,8 @@ class MlflowTracker:
         from mlflow import MlflowClient  # noqa: PLC0415  (2.5 s; only where it is used)
 
         _require_sqlite(folder.tracking_database)
+        # It tells of every table it makes.
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._plan = plan
         self._folder = folder
         self._client = MlflowClient(tracking_uri=folder.tracking_uri)
@@ -61,8 +63,10 @@ class MlflowTracker:
     def log_state(self, state: RoundState) -> None:
         """The round's numbers; both models at the end of each stage."""
         record = state.closing or state.history[-1]
+        # A round's scores are those of the models that came in, so the closing ones stand after it.
+        step = record.round + (state.closing is not None)
         for run_id in (self.run_id, self._stage_run(record.stage)):
-            self._log_metrics(run_id, record)
+            self._log_metrics(run_id, record, step)
         is_last = state.round == self._plan.last_round_of_stage(record.stage)
         if is_last and state.closing is None:
             path = self._folder.checkpoints / f"round-{state.round:05d}" / "models.safetensors"
@@ -91,12 +95,12 @@ class MlflowTracker:
             self._stage_runs[stage] = self._start_run(name, parent)
         return self._stage_runs[stage]
 
-    def _log_metrics(self, run_id: str, record: RoundRecord) -> None:
+    def _log_metrics(self, run_id: str, record: RoundRecord, step: int) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415  (as above)
 
         now_ms = int(time.time() * 1000)
         metrics = [
-            Metric(name, value, now_ms, record.round)
+            Metric(name, value, now_ms, step)
             for name, value in round_metrics(record).items()
         ]
         for start in range(0, len(metrics), LARGEST_BATCH):

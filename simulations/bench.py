@@ -60,7 +60,7 @@ def labels(
         results = []
         for seed in range(seeds):
             scenario = _changed(read_scenario("hippocampus_stream"), changes, rounds, seed)
-            folder = out / f"{arm.replace(' ', '-').replace(',', '')}-{rounds}-{seed}"
+            folder = _folder_of(out, arm, rounds, seed)
             with bars_on_terminal() as progress:
                 report = run_scenario(scenario, data, folder, progress=progress)
             assert report.segmenter is not None
@@ -114,6 +114,10 @@ def _one_step_scenario() -> Scenario:
     return Scenario.model_validate(values)
 
 
+def _folder_of(out: Path, arm: str, rounds: int, seed: int) -> Path:
+    return out / f"{arm.replace(' ', '-').replace(',', '')}-{rounds}-{seed}"
+
+
 def _changed(
     scenario: Scenario, changes: dict[str, dict[str, Any]], rounds: int, seed: int
 ) -> Scenario:
@@ -121,6 +125,8 @@ def _changed(
     values = json.loads(scenario.with_seed(seed).model_dump_json())
     for section, settings in changes.items():
         values["plan"][section].update(settings)
+    # The student learns from the segmenter and changes nothing about it.
+    values["plan"]["training"]["student_steps_per_round"] = 0
     for task in values["plan"]["tasks"]:
         task["rounds"] = rounds
     plan = FederationPlan.model_validate(values["plan"])
