@@ -100,8 +100,7 @@ class MlflowTracker:
 
         now_ms = int(time.time() * 1000)
         metrics = [
-            Metric(name, value, now_ms, step)
-            for name, value in round_metrics(record).items()
+            Metric(name, value, now_ms, step) for name, value in round_metrics(record).items()
         ]
         for start in range(0, len(metrics), LARGEST_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + LARGEST_BATCH])
