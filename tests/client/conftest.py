@@ -1,6 +1,6 @@
 """A hospital of a few tiny scans, and a plan that trains on them in a moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,16 @@ SHAPE = (24, 24, 16)
 SCANS_PER_TASK = 3
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """On tensors this small threads wait for each other more than they work."""
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small threads wait for each other more than they work.
+
+    Put back afterwards: another number of threads changes the last bits of what other tests train.
+    """
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Oracle:
