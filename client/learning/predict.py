@@ -18,7 +18,7 @@ def predict_probabilities(
     """Probabilities on the scan's own grid, from windows of the training patch's size.
 
     Instance norm sees as much context here as in training: on hippocampus scans, whole volumes at
-    once scored 1.3 Dice points less than windows (docs/benchmarks.md).
+    once scored 7.5 Dice points less than windows (docs/benchmarks.md).
     """
     image = torch.from_numpy(np.array(scan.image, dtype=np.float32))[None].to(device)
     shape = image.shape[2:]
