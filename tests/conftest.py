@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Nothing that a test starts may call anybody.
 os.environ.update(
@@ -12,6 +13,11 @@ os.environ.update(
     FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
     MLFLOW_DISABLE_TELEMETRY="true",
 )
+
+# On CI the examples are the same every time; at home new ones are drawn, and may find something.
+settings.register_profile("repeatable", derandomize=True)
+if "CI" in os.environ:
+    settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_SCANS = Path(os.environ.get("ONESLICE_DATA", REPOSITORY.parent / "shared" / "data"))
