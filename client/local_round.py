@@ -1,7 +1,8 @@
 """One round at a hospital, in reading order. Knows no Flower and no socket: bytes in, bytes out.
 
-    spread new labels -> score the incoming model -> choose what to train on -> train the segmenter
-    with replay -> train the student on it -> remember -> check what leaves -> commit
+    spread new labels -> score the incoming model -> choose what to train on -> let the segmenter
+    join the labels if it earned it -> train the segmenter with replay -> train the student on it ->
+    remember -> check what leaves -> commit
 
 Hospital state is versioned by (federation, round): round r starts from the committed r - 1, and the
 same request asked again gets the stored reply, so nothing counts twice.
@@ -20,6 +21,7 @@ import torch
 from monai.networks.nets import UNet
 from torch.nn import Module
 
+from client.label_engine import join_segmenter, label_maker, spread_new
 from client.learning.batches import Batch, draw_batches
 from client.learning.device import DeviceChoice, choose_device
 from client.learning.evaluate import score_painted_slices
@@ -28,10 +30,10 @@ from client.learning.replay import group_of, offer
 from client.learning.train import learning_rate_at
 from client.learning.train_models import train_segmenter, train_student
 from client.outgoing import let_out, note_that_it_leaves
-from client.propagation.spread_labels import spread_labels
+from client.self_learning import learn_round
 from client.store.annotations import latest_annotations
 from client.store.audit import write_audit
-from client.store.label_maps import label_map_origin, load_label_map, save_label_map
+from client.store.label_maps import load_label_map
 from client.store.rounds import (
     HospitalState,
     Remembered,
@@ -49,7 +51,7 @@ from common.networks.unet import (
     load_arrays,
     networks_to_arrays,
 )
-from common.plan import FederationPlan, Propagation, Task
+from common.plan import FederationPlan, Task
 from common.random_streams import generator, stream_seed
 from common.scans import SliceAnnotation
 from common.updates import (
@@ -62,6 +64,7 @@ from common.updates import (
     decode_request,
     decode_update,
     encode_update,
+    trained_in,
 )
 
 log = logging.getLogger(__name__)
@@ -129,8 +132,11 @@ def _answer(hospital: Hospital, data: bytes) -> bytes:
     if stored is not None:
         note_that_it_leaves(store, decode_update(stored), stored)
         return stored
-    update, state = train_round(hospital, request, arrays)
-    reply = let_out(store, update, arrays)
+    if plan.is_self_learning(request.round):
+        update, state = learn_round(store, request, arrays, choose_device(hospital.device))
+    else:
+        update, state = train_round(hospital, request, arrays)
+    reply = let_out(store, update, trained_in(plan, request.round, arrays))
     commit_round(store, state, digest, reply)
     return reply
 
@@ -161,21 +167,23 @@ def train_round(
     started = time.perf_counter()
 
     labelled = find_labelled(store, plan, stage)
-    for task in plan.tasks[: stage + 1]:
-        for scan_id in labelled.training[task.name]:
-            spread_if_new(store, scan_id, plan.propagation, device)
+    maker = label_maker(store, plan, arrays, device)
+    spread_new(maker, [one for found in labelled.training.values() for one in found])
     propagated = time.perf_counter()
 
     scores = score_held_back(store, plan, labelled, networks[SEGMENTER], device)
     scored = time.perf_counter()
 
     material = choose_material(plan, stage, labelled, before)
+    learned_from = (*material.current, *material.remembered)
+    join_segmenter(maker, networks[SEGMENTER], learned_from, number, request.held_back_dice)
+    joined = time.perf_counter()
     losses = train_models(hospital, request, material, networks, device)
     after = remember(store, plan, before, material, number)
     seconds = {
-        "propagate": propagated - started,
+        "propagate": propagated - started + joined - scored,
         "score": scored - propagated,
-        "train": time.perf_counter() - scored,
+        "train": time.perf_counter() - joined,
     }
     measured = {
         "round": number,
@@ -210,20 +218,6 @@ def find_labelled(store: Store, plan: FederationPlan, stage: int) -> Labelled:
             else:
                 training[task.name].append(scan.scan_id)
     return Labelled(training, held_back)
-
-
-def spread_if_new(store: Store, scan_id: str, settings: Propagation, device: torch.device) -> None:
-    """Makes the scan's label map, unless the newest was made from the same slices and settings."""
-    annotations = latest_annotations(store, scan_id)
-    digest = hashlib.sha256(settings.model_dump_json().encode())
-    for annotation in annotations:
-        digest.update(repr((annotation.ref, annotation.looked_for)).encode())
-        digest.update(annotation.mask.tobytes())
-    origin = digest.hexdigest()
-    if label_map_origin(store, scan_id) == origin:
-        return
-    labels = spread_labels(load_scan(store, scan_id), annotations, settings, device=device)
-    save_label_map(store, scan_id, labels, origin)
 
 
 def score_held_back(
@@ -278,7 +272,8 @@ def train_models(
 
     @cache
     def load(scan_id: str) -> Example:
-        return Example(load_scan(store, scan_id), load_label_map(store, scan_id), plan.num_classes)
+        labels = load_label_map(store, scan_id, plan.federation)
+        return Example(load_scan(store, scan_id), labels, plan.num_classes)
 
     def batches(role: str, steps: int) -> Iterator[Batch]:
         rng = generator(plan.seed, store.hospital, request.round, "batches", role)

@@ -8,13 +8,14 @@ from common.errors import BadReplyError, EgressError
 from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_update
 
 
-def let_out(store: Store, update: LocalUpdate, received: Arrays) -> bytes:
+def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
     """The reply as bytes, after the checks and the entry in the audit log.
 
     Args:
         store: the hospital's.
         update: what is to leave.
-        received: the tensors that came; a model that leaves has the same names, shapes, dtypes.
+        asked: those of the tensors that came which the round trains; a model that leaves has the
+            same names, shapes, dtypes.
 
     Raises:
         EgressError: a tensor or a number is not one that may leave; nothing has left.
@@ -22,7 +23,7 @@ def let_out(store: Store, update: LocalUpdate, received: Arrays) -> bytes:
     try:
         Note.model_validate(update.note.model_dump())
         if update.arrays:
-            check_arrays(update.arrays, received)
+            check_arrays(update.arrays, asked)
     except (ValidationError, BadReplyError) as error:
         raise EgressError(f"this reply may not leave: {error}") from error
     data = encode_update(update)

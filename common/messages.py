@@ -1,6 +1,6 @@
 """Requests and replies as Flower records. The only Flower code that both sides share.
 
-Both models travel in one ArrayRecord, their keys prefixed "segmenter/" and "student/", so that
+All networks travel in one ArrayRecord, their keys prefixed by their role ("segmenter/"), so that
 Flower's own strategies and wrappers, which demand exactly one, work on them unchanged.
 """
 

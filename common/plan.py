@@ -16,6 +16,8 @@ Millimetres = Annotated[float, Field(gt=0, le=100)]
 PatchSide = Annotated[int, Field(ge=1, le=1024)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 Share = Annotated[float, Field(ge=0, le=1)]
+SliceChoice = Literal["centre", "random", "spread", "representative", "cohort", "every"]
+Candidate = Literal["patches", "correspondence", "registration"]
 
 
 class Label(Settings):
@@ -106,21 +108,28 @@ class Training(Settings):
 
 
 class Annotation(Settings):
-    """Which slice of each scan a clinician is asked for."""
+    """Which slice of each scan a clinician is asked for, and of how many scans (none: of all)."""
 
-    slice_choice: Literal["centre", "random", "spread"] = "spread"
+    slice_choice: SliceChoice = "spread"
+    scans: int | None = Field(default=None, ge=1)
 
 
 class Propagation(Settings):
-    """The soft affinity that carries a painted slice through its volume, and how far it counts.
+    """How a painted slice is carried through its volume, and how far that counts in training.
 
-    `reach_slices` 0 trains on the painted slices alone; it is the default because on real scans
-    nothing further out trained a better segmenter (docs/benchmarks.md). `search_radius_voxels`
-    bounds the movement between neighbouring slices; `temperature` and `displacement_penalty` shape
-    the affinity; `weight_per_slice` is the trust kept per slice of distance; `smallest_area_share`
-    ends an organ.
+    `candidates` vote on where a structure goes on; the patches say where it ends.
+    `search_radius_voxels` bounds the movement between neighbouring slices; `temperature` and
+    `displacement_penalty` shape the affinity of patches; `smallest_area_share` ends an organ.
+
+    `reach_slices` 0 trains on the painted slices alone. `weight_per_slice` is the trust kept per
+    slice of distance.
+
+    From `segmenter_from` on, a mean Dice of the segmenter on the slices that all hospitals hold
+    back, it has a say in the labels (none: never); they are made again when it has gained
+    `refresh_gain`. Voxels labelled so weigh at most `segmenter_weight`, and less with distance.
     """
 
+    candidates: tuple[Candidate, ...] = ("patches",)
     reach_slices: int = Field(default=0, ge=0, le=10_000)
     weight_per_slice: float = Field(default=0.7, gt=0, le=1)
     search_radius_voxels: int = Field(default=3, ge=1, le=10)
@@ -128,6 +137,39 @@ class Propagation(Settings):
     temperature: float = Field(default=0.5, gt=0)
     displacement_penalty: float = Field(default=0.02, ge=0)
     smallest_area_share: float = Field(default=0.02, ge=0, lt=1)
+    segmenter_from: Share | None = None
+    refresh_gain: Share = 0.01
+    segmenter_weight: Share = 0.7
+
+    @model_validator(mode="after")
+    def _check(self) -> "Propagation":
+        if not self.candidates or len(set(self.candidates)) != len(self.candidates):
+            raise ValueError(f"candidates must differ and be one at least, got {self.candidates}")
+        return self
+
+
+class Correspondence(Settings):
+    """The network that learns from unlabelled scans which pixels of two slices belong together.
+
+    `rounds` of the federation train it before anything else, over all hospitals; 0: every hospital
+    trains its own. `steps` of `batch_size` chains of `chain_slices` slices, cut to `crop_voxels`,
+    are what a hospital trains in all. Sizes of the network: `channels`, `layers`,
+    `descriptor_length`; `edge_radius_voxels` and `edge_gain` shape what it sees.
+    """
+
+    rounds: int = Field(default=0, ge=0, le=1000)
+    steps: int = Field(default=600, ge=1, le=1_000_000)
+    batch_size: int = Field(default=8, ge=1, le=256)
+    chain_slices: int = Field(default=3, ge=2, le=16)
+    crop_voxels: int = Field(default=40, ge=8, le=512)
+    channels: int = Field(default=32, ge=1, le=512)
+    layers: int = Field(default=3, ge=0, le=16)
+    descriptor_length: int = Field(default=24, ge=1, le=256)
+    edge_radius_voxels: int = Field(default=2, ge=1, le=5)
+    edge_gain: float = Field(default=6.0, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    cycle_weight: float = Field(default=0.1, ge=0)
+    own_reconstruction_share: float = Field(default=0.5, ge=0, le=1)
 
 
 class Replay(Settings):
@@ -174,6 +216,7 @@ class FederationPlan(Settings):
     training: Training
     annotation: Annotation = Annotation()
     propagation: Propagation = Propagation()
+    correspondence: Correspondence = Correspondence()
     replay: Replay = Replay()
     strategy: StrategySettings = StrategySettings()
     limits: Limits
@@ -183,6 +226,7 @@ class FederationPlan(Settings):
         _check_labels(self)
         _check_patch(self)
         _check_strategy(self.strategy, self.limits)
+        _check_self_learning(self)
         return self
 
     @property
@@ -192,17 +236,25 @@ class FederationPlan(Settings):
 
     @property
     def num_rounds(self) -> int:
-        """Rounds of all stages together."""
-        return sum(task.rounds for task in self.tasks)
+        """Rounds of the self-learning and of all stages together."""
+        return self.correspondence.rounds + sum(task.rounds for task in self.tasks)
 
     @property
     def num_classes(self) -> int:
         """Output channels of the networks: the background and every label."""
         return 1 + len(self.labels)
 
+    def is_self_learning(self, round_number: int) -> bool:
+        """Whether a round trains the correspondence network and nothing else."""
+        return 1 <= round_number <= self.correspondence.rounds
+
+    def strategy_of_round(self, round_number: int) -> StrategySettings:
+        """How a round's models are combined; self-learning takes the plain mean whatever is set."""
+        return StrategySettings() if self.is_self_learning(round_number) else self.strategy
+
     def stage_of_round(self, round_number: int) -> int:
-        """The stage (index into `tasks`) that round 1, 2, ... belongs to."""
-        last = 0
+        """The stage (index into `tasks`) of round 1, 2, ...; 0 for those of the self-learning."""
+        last = self.correspondence.rounds
         for stage, task in enumerate(self.tasks):
             last += task.rounds
             if round_number <= last:
@@ -211,7 +263,12 @@ class FederationPlan(Settings):
 
     def last_round_of_stage(self, stage: int) -> int:
         """The number of the round that ends a stage."""
-        return sum(task.rounds for task in self.tasks[: stage + 1])
+        return self.correspondence.rounds + sum(task.rounds for task in self.tasks[: stage + 1])
+
+    def ends_stage(self, round_number: int) -> bool:
+        """Whether the self-learning or a stage is over after a round."""
+        ends = {self.last_round_of_stage(stage) for stage in range(len(self.tasks))}
+        return round_number in ends or 1 <= round_number == self.correspondence.rounds
 
     def share_of_stage_done(self, round_number: int) -> float:
         """0 in the first round of a stage, towards 1 in its last."""
@@ -245,6 +302,15 @@ def _check_labels(plan: FederationPlan) -> None:
             raise ValueError(f"task {task.name!r} names classes {unknown}; labels are {names}")
         if len(set(task.classes)) != len(task.classes):
             raise ValueError(f"task {task.name!r} names a class twice: {list(task.classes)}")
+
+
+def _check_self_learning(plan: FederationPlan) -> None:
+    rounds, candidates = plan.correspondence.rounds, plan.propagation.candidates
+    if rounds > 0 and "correspondence" not in candidates:
+        raise ValueError(
+            f"correspondence.rounds = {rounds} would train a network that nothing uses: name "
+            f'"correspondence" among propagation.candidates (now {list(candidates)}), or set 0'
+        )
 
 
 def _check_patch(plan: FederationPlan) -> None:

@@ -19,23 +19,30 @@ from common.settings_file import Settings, parse_settings
 
 PROTOCOL = 1
 Arrays = dict[str, np.ndarray]
+CORRESPONDENCE = "correspondence"
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 # What safetensors and the JSON reader raise on bytes that are not ours; a header can be nested
 # deeper than Python's recursion goes.
 UNREADABLE = (ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 Action = Literal["hello", "train", "score"]
-Outcome = Literal["trained", "replay_only", "abstained", "scored", "greeted", "failed"]
+Outcome = Literal[
+    "self_learned", "trained", "replay_only", "abstained", "scored", "greeted", "failed"
+]
 
 
 class RoundRequest(Settings):
-    """What the server asks: greet, train on a round, or only score the model."""
+    """What the server asks: greet, train on a round, or only score the model.
+
+    `held_back_dice` is the mean Dice on all hospitals' held-back slices in the round before.
+    """
 
     action: Action
     protocol: int = PROTOCOL
     plan: FederationPlan
     round: Count
     proximal_mu: float = Field(default=0.0, ge=0)
+    held_back_dice: Share | None = None
 
 
 class TaskScore(Settings):
@@ -77,7 +84,7 @@ class Note(Settings):
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """A hospital's answer: its models ("segmenter/..." and "student/...", or none) and numbers."""
+    """A hospital's answer: the tensors that the round trained (or none) and numbers."""
 
     arrays: Arrays
     note: Note
@@ -156,6 +163,16 @@ def check_note(text: str) -> Note:
         return Note.model_validate_json(text)
     except ValidationError as error:
         raise BadReplyError(f"expected a note with the agreed numbers, got {error}") from None
+
+
+def trained_in(plan: FederationPlan, round_number: int, arrays: Arrays) -> Arrays:
+    """Those of a federation's tensors that a round trains: they come back and are averaged.
+
+    "correspondence/..." alone while the federation learns by itself, all others afterwards.
+    """
+    learning = plan.is_self_learning(round_number)
+    prefix = f"{CORRESPONDENCE}/"
+    return {name: one for name, one in arrays.items() if name.startswith(prefix) == learning}
 
 
 def check_arrays(arrays: Arrays, expected: Arrays) -> None:

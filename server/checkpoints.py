@@ -26,7 +26,7 @@ KEPT_ROUNDS = 2
 def save_state(folder: Path, state: RoundState, plan: FederationPlan) -> Path:
     """Writes the state to `folder`/round-00012 and returns that path.
 
-    Of older rounds the ends of stages and the last two stay.
+    Of older rounds the ends of stages (and of the self-learning) and the last two stay.
 
     Raises:
         CheckpointError: the disk is full or may not be written; earlier rounds are untouched.
@@ -100,10 +100,9 @@ def read_state(path: Path, plan: FederationPlan) -> RoundState:
 
 
 def _prune(folder: Path, newest: int, plan: FederationPlan) -> None:
-    ends_of_stages = {plan.last_round_of_stage(stage) for stage in range(len(plan.tasks))}
     for path in folder.glob("round-?????"):
         number = int(path.name.removeprefix("round-"))
-        if number <= newest - KEPT_ROUNDS and number not in ends_of_stages:
+        if number <= newest - KEPT_ROUNDS and not plan.ends_stage(number):
             shutil.rmtree(path)
 
 

@@ -62,8 +62,9 @@ def status(run_folder: RunArgument, output: OutputFormat = Format.TEXT) -> None:
         found = {"round": state.round, "rounds": plan.num_rounds, "last": last.model_dump()}
         print(json.dumps({**found, "finished": state.closing is not None}, indent=2))
         return
-    stage = plan.tasks[last.stage].name
-    print(f"{plan.federation}: round {state.round} of {plan.num_rounds}, stage {stage}")
+    stage = f"stage {plan.tasks[last.stage].name}"
+    doing = "self-learning" if plan.is_self_learning(last.round) else stage
+    print(f"{plan.federation}: round {state.round} of {plan.num_rounds}, {doing}")
     for note in last.notes:
         scores = "  ".join(
             f"{score.task} {score.mean_dice:.3f}"

@@ -142,6 +142,8 @@ def site_rows(state: RoundState) -> tuple[SiteRow, ...]:
         notes = [n for r in state.history for n in r.notes if n.hospital == name]
         dropped = sum(d.hospital == name for r in state.history for d in r.dropped)
         last = notes[-1] if notes else None
+        # Self-learning uses scans that nobody painted; the row tells of training on labels.
+        notes = [note for note in notes if note.outcome != "self_learned"]
         rows[name] = SiteRow(
             name=name,
             scans=sum(last.scans_per_task.values()) if last else 0,
@@ -256,13 +258,13 @@ def plot_curves(plan: FederationPlan, state: RoundState) -> "Figure":
             (r.round, note.loss)
             for r in state.history
             for note in r.notes
-            if note.hospital == name and note.loss is not None
+            if note.hospital == name and note.loss is not None and note.outcome != "self_learned"
         ]
         right.plot(*zip(*losses, strict=True), label=name) if losses else None
     right.set(xlabel="round", ylabel="training loss")
     for axes in (left, right):
-        for stage in range(len(plan.tasks) - 1):
-            axes.axvline(plan.last_round_of_stage(stage) + 0.5, color="0.8", lw=1, zorder=0)
+        for number in filter(plan.ends_stage, range(1, plan.num_rounds)):
+            axes.axvline(number + 0.5, color="0.8", lw=1, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)

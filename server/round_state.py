@@ -33,6 +33,14 @@ class RoundRecord(Settings):
     bytes_up: dict[str, int] = {}
     seconds: dict[Literal["wait", "aggregate"], float] = {}
 
+    @property
+    def held_back_dice(self) -> float | None:
+        """The mean Dice on all hospitals' held-back slices, each task by its slices; None: none."""
+        scores = [score for note in self.notes for score in note.scores]
+        counted = [(one.mean_dice, one.cases) for one in scores if one.mean_dice is not None]
+        slices = sum(cases for _, cases in counted)
+        return sum(dice * cases for dice, cases in counted) / slices if slices else None
+
 
 @dataclass(frozen=True)
 class RoundState:
@@ -42,7 +50,8 @@ class RoundState:
 
     Attributes:
         round: the last round that counts; 0 before the first.
-        arrays: both models, "segmenter/..." and "student/...".
+        arrays: both models, "segmenter/..." and "student/...", and "correspondence/..." if the
+            federation learns it.
         strategy_arrays: the strategy's own tensors (FedAdam's moments), or none.
         history: one record per round.
         closing: how the hospitals scored the final models, once they were asked.

@@ -15,9 +15,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.errors import BadReplyError, QuorumError
-from common.messages import arrays_to_record, content_to_update, request_to_config
+from common.messages import ARRAYS, arrays_to_record, content_to_update, request_to_config
 from common.plan import FederationPlan
-from common.updates import Action, LocalUpdate, RoundRequest
+from common.updates import (
+    CORRESPONDENCE,
+    Action,
+    Arrays,
+    LocalUpdate,
+    RoundRequest,
+    trained_in,
+)
 from server.asking import GREETING_S, ask, greet, wait_for_hospitals
 from server.checkpoints import load_state, save_state
 from server.round_state import Dropped, RoundRecord, RoundState
@@ -69,9 +76,14 @@ def run_federation(
 def first_state(plan: FederationPlan) -> RoundState:
     """Round 0: fresh weights, drawn from the plan's seed."""
     # Torch and MONAI take seconds to load; a server that resumes never needs them.
+    from common.networks.correspondence import build_correspondence  # noqa: PLC0415
     from common.networks.unet import build_networks, networks_to_arrays  # noqa: PLC0415
 
-    return RoundState(0, networks_to_arrays(build_networks(plan)), {}, ())
+    arrays = networks_to_arrays(build_networks(plan))
+    if plan.correspondence.rounds > 0:
+        network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
+        arrays |= networks_to_arrays({CORRESPONDENCE: network})
+    return RoundState(0, arrays, {}, ())
 
 
 def run_round(
@@ -83,11 +95,17 @@ def run_round(
 ) -> RoundState:
     """One round: ask all, check the answers, average those that hold."""
     number = state.round + 1
+    if plan.is_self_learning(number):
+        # The plan's own strategy keeps moments; it must meet the tensors of the stream only.
+        strategy = build_strategy(plan.strategy_of_round(number))
     record, answers = _ask_round(grid, plan, strategy, state, hospitals, "train")
     trained = sorted(name for name, (_, update) in answers.items() if update.note.num_examples > 0)
     _require_quorum(plan, record, len(answers), len(trained))
     started = time.perf_counter()
-    arrays = average(strategy, answers, state.arrays, number)
+    # FedAdam corrects for how young its moments are, so it counts its own rounds.
+    own_round = number - plan.correspondence.rounds
+    mean = average(strategy, answers, trained_in(plan, number, state.arrays), own_round)
+    arrays = {**state.arrays, **mean}
     seconds = {**record.seconds, "aggregate": time.perf_counter() - started}
     record = record.model_copy(update={"averaged": tuple(trained), "seconds": seconds})
     return RoundState(number, arrays, strategy_arrays(strategy), (*state.history, record))
@@ -114,25 +132,25 @@ def _ask_round(
     action: Action,
 ) -> tuple[RoundRecord, Answers]:
     number = state.round + (action == "train")
-    request = RoundRequest(action=action, plan=plan, round=number)
-    config: ConfigRecord = request_to_config(request)
-    messages = strategy.configure_train(number, arrays_to_record(state.arrays), config, grid)
+    held_back = state.history[-1].held_back_dice if state.history else None
+    request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)
+    trained, sent = trained_in(plan, number, state.arrays), _sent_down(plan, state, action)
+    messages = _make_messages(grid, strategy, request, trained, sent)
     asked = [message for message in messages if message.metadata.dst_node_id in hospitals]
     started = time.perf_counter()
     replies = ask(grid, asked, plan.limits.deadline_s)
     waited_s = time.perf_counter() - started
-    answers, dropped = _sort_out(hospitals, replies, state, number)
+    answers, dropped = _sort_out(hospitals, replies, trained, number)
     dropped += [
         _drop(name, "offline", "was not online when the round began")
         for name in state.hospitals - set(hospitals.values())
     ]
-    sizes = {name: array.nbytes for name, array in state.arrays.items()}
     record = RoundRecord(
         round=number,
         stage=plan.stage_of_round(max(number, 1)),
         notes=tuple(update.note for _, (_, update) in sorted(answers.items())),
         dropped=tuple(sorted(dropped, key=lambda one: one.hospital)),
-        bytes_down=sum(sizes.values()),
+        bytes_down=sum(array.nbytes for array in sent.values()),
         bytes_up={
             name: sum(array.nbytes for array in update.arrays.values())
             for name, (_, update) in sorted(answers.items())
@@ -142,8 +160,29 @@ def _ask_round(
     return record, answers
 
 
+def _sent_down(plan: FederationPlan, state: RoundState, action: Action) -> Arrays:
+    """Self-learning needs no other network; labels are spread with the one that it leaves."""
+    if action == "train" and plan.is_self_learning(state.round + 1):
+        return trained_in(plan, state.round + 1, state.arrays)
+    return state.arrays
+
+
+def _make_messages(
+    grid: Grid, strategy: FedAvg, request: RoundRequest, trained: Arrays, sent: Arrays
+) -> list[Message]:
+    """One message per node with the tensors `sent`; the strategy sees only those that come back."""
+    config: ConfigRecord = request_to_config(request)
+    record = arrays_to_record(trained)
+    messages = list(strategy.configure_train(request.round, record, config, grid))
+    if sent.keys() != trained.keys():
+        everything = arrays_to_record(sent)
+        for message in messages:
+            message.content[ARRAYS] = everything
+    return messages
+
+
 def _sort_out(
-    hospitals: dict[int, str], replies: dict[int, Message], state: RoundState, number: int
+    hospitals: dict[int, str], replies: dict[int, Message], expected: Arrays, number: int
 ) -> tuple[Answers, list[Dropped]]:
     """The answers that count, by hospital, and the hospitals whose answer does not."""
     answers: Answers = {}
@@ -162,7 +201,7 @@ def _sort_out(
                 if update.note.outcome == "failed":
                     dropped.append(_drop(hospital, "failed", update.note.reason))
                     continue
-                check_update(update, hospital, state.arrays, number)
+                check_update(update, hospital, expected, number)
                 answers[hospital] = (reply, update)
             except BadReplyError as error:
                 dropped.append(_drop(hospital, "bad_reply", str(error)))
@@ -176,12 +215,13 @@ def _drop(hospital: str, kind: str, reason: str) -> Dropped:
 def _require_quorum(
     plan: FederationPlan, record: RoundRecord, num_answers: int, num_models: int
 ) -> None:
-    needed = fewest_models(plan.strategy)
+    strategy = plan.strategy_of_round(record.round)
+    needed = fewest_models(strategy)
     if num_answers >= plan.limits.quorum and num_models >= needed:
         return
     why = "; ".join(f"{one.hospital}: {one.reason}" for one in record.dropped) or "none dropped"
     raise QuorumError(
         f"round {record.round}: {num_answers} answers and {num_models} models counted, needed are "
-        f"{plan.limits.quorum} answers and {needed} models for {plan.strategy.name} ({why}); "
+        f"{plan.limits.quorum} answers and {needed} models for {strategy.name} ({why}); "
         "the rounds before are saved: run the same command again when the hospitals are back"
     )

@@ -70,7 +70,7 @@ def restore_strategy(strategy: FedAvg, arrays: Arrays) -> None:
 
 
 def check_update(update: LocalUpdate, hospital: str, expected: Arrays, round_number: int) -> None:
-    """Refuses a reply that must not reach the strategy.
+    """Refuses a reply that must not reach the strategy; `expected` is what the round trains.
 
     Raises:
         BadReplyError: it speaks for another hospital or round, its tensors are not those that were

@@ -29,7 +29,8 @@ def round_metrics(record: RoundRecord) -> dict[str, float]:
     per_task: dict[str, list[float]] = {}
     for note in record.notes:
         if note.loss is not None:
-            metrics[f"loss/{note.hospital}"] = note.loss
+            name = "self_learning_loss" if note.outcome == "self_learned" else "loss"
+            metrics[f"{name}/{note.hospital}"] = note.loss
         for score in note.scores:
             mean = score.mean_dice
             if mean is not None:
@@ -55,22 +56,21 @@ class MlflowTracker:
         self._client = MlflowClient(tracking_uri=folder.tracking_uri)
         self._experiment = self._open_experiment()
         self.run_id = self._start_run(time.strftime("start %Y-%m-%d %H:%M:%S"), {})
-        self._stage_runs: dict[int, str] = {}
+        self._stage_runs: dict[str, str] = {}
         for name, value in _parameters(plan).items():
             self._client.log_param(self.run_id, name, value)
         self._client.log_artifact(self.run_id, str(folder.plan_file))
 
     def log_state(self, state: RoundState) -> None:
-        """The round's numbers; both models at the end of each stage."""
+        """The round's numbers; all models at the end of each stage."""
         record = state.closing or state.history[-1]
         # A round's scores are those of the models that came in, so the closing ones stand after it.
         step = record.round + (state.closing is not None)
-        for run_id in (self.run_id, self._stage_run(record.stage)):
+        for run_id in (self.run_id, self._stage_run(record)):
             self._log_metrics(run_id, record, step)
-        is_last = state.round == self._plan.last_round_of_stage(record.stage)
-        if is_last and state.closing is None:
+        if self._plan.ends_stage(state.round) and state.closing is None:
             path = self._folder.checkpoints / f"round-{state.round:05d}" / "models.safetensors"
-            self._client.log_artifact(self._stage_run(record.stage), str(path), "models")
+            self._client.log_artifact(self._stage_run(record), str(path), "models")
 
     def close(self, status: str) -> None:
         """Ends all runs of this start."""
@@ -88,12 +88,14 @@ class MlflowTracker:
         run = self._client.create_run(self._experiment, run_name=name, tags=tags)
         return str(run.info.run_id)
 
-    def _stage_run(self, stage: int) -> str:
-        if stage not in self._stage_runs:
-            name = f"stage {stage + 1}: {self._plan.tasks[stage].name}"
+    def _stage_run(self, record: RoundRecord) -> str:
+        name = f"stage {record.stage + 1}: {self._plan.tasks[record.stage].name}"
+        if self._plan.is_self_learning(record.round):
+            name = "stage 0: self-learning"
+        if name not in self._stage_runs:
             parent = {"mlflow.parentRunId": self.run_id}
-            self._stage_runs[stage] = self._start_run(name, parent)
-        return self._stage_runs[stage]
+            self._stage_runs[name] = self._start_run(name, parent)
+        return self._stage_runs[name]
 
     def _log_metrics(self, run_id: str, record: RoundRecord, step: int) -> None:
         from mlflow.entities import Metric  # noqa: PLC0415  (as above)
@@ -178,6 +180,7 @@ def _parameters(plan: FederationPlan) -> dict[str, str]:
         "strategy": plan.strategy.model_dump(),
         "replay": plan.replay.model_dump(),
         "propagation": plan.propagation.model_dump(),
+        "correspondence": plan.correspondence.model_dump(),
         "annotation": plan.annotation.model_dump(),
     }
     leaves = {

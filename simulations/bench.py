@@ -17,27 +17,37 @@ from client.app import Answer, NodeConfig, make_client_app
 from client.local_round import Hospital, answer
 from client.store.store import open_store
 from common.plan import FederationPlan
+from common.scans import SliceRef
+from common.settings_file import parse_settings
 from server.rounds import run_federation
+from simulations.bench_speed import time_scans, time_volumes
+from simulations.interactive import InteractiveSettings, run_interactive
+from simulations.interactive_table import to_json, to_text
 from simulations.local_grid import LocalGrid
 from simulations.progress import bars_on_terminal, no_progress
+from simulations.propagation_scans import load_labelled_scans
+from simulations.propagation_slices import best_slice, paint
 from simulations.run import prepare, run_scenario
 from simulations.scenario import Scenario, read_scenario
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-# What the labels of a run can be made from: which slice, and how far the affinity carries it.
+# One part of the label engine off at a time, and what bounds it from both sides.
 LABEL_ARMS: dict[str, dict[str, dict[str, Any]]] = {
-    "centre slice, alone": {
-        "annotation": {"slice_choice": "centre"},
-        "propagation": {"reach_slices": 0},
+    "full labels": {
+        "annotation": {"slice_choice": "every"},
+        "propagation": {"candidates": ["patches"], "segmenter_from": None},
+        "correspondence": {"rounds": 0},
     },
-    "random slice, alone": {
-        "annotation": {"slice_choice": "random"},
-        "propagation": {"reach_slices": 0},
+    "one slice, all parts": {},
+    "without cohort choice": {"annotation": {"slice_choice": "spread"}},
+    "without propagation": {
+        "propagation": {"candidates": ["patches"], "segmenter_from": None},
+        "correspondence": {"rounds": 0},
     },
-    "spread slices, alone": {"propagation": {"reach_slices": 0}},
-    "spread slices, reach 1": {"propagation": {"reach_slices": 1}},
-    "spread slices, reach 3": {"propagation": {"reach_slices": 3}},
+    "without falling weights": {"propagation": {"weight_per_slice": 1.0}},
+    "without refresh": {"propagation": {"refresh_gain": 1.0}},
+    "centre slice": {"annotation": {"slice_choice": "centre"}},
 }
 
 Out = Annotated[Path, typer.Option(help="Finished runs are kept here.")]
@@ -52,7 +62,7 @@ def labels(
     rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
     arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
 ) -> None:
-    """Which slices, and how far their labels reach: test Dice of hippocampus_stream."""
+    """What each part of the label engine adds: test Dice of hippocampus_stream."""
     print(f"{'labels':<26}{'seeds':>6}{'mean Dice':>11}{'spread':>8}")
     for arm, changes in LABEL_ARMS.items():
         if arms not in arm:
@@ -67,6 +77,46 @@ def labels(
             results.append(report.segmenter.mean_dice or 0.0)
         spread = stdev(results) if len(results) > 1 else 0.0
         print(f"{arm:<26}{len(results):>6}{mean(results):>11.4f}{spread:>8.4f}", flush=True)
+
+
+@app.command()
+def interactive(
+    data: Data,
+    out: Out = Path("runs/bench"),
+    seeds: Annotated[int, typer.Option(help="How many draws of scans, slices, weights.")] = 1,
+    steps: Annotated[int, typer.Option(help="Training steps in each round.")] = 250,
+    scans: Annotated[int, typer.Option(help="How many scans to train on; 0: all.")] = 80,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows.")] = None,
+) -> None:
+    """Paint, train, ask where to paint next: how many slices until full labels add little."""
+    settings = parse_settings(InteractiveSettings, {"steps": steps, "scans": scans}, "the options")
+    rows = []
+    for seed in range(seeds):
+        plan = read_scenario("hippocampus_stream").with_seed(seed).plan
+        with bars_on_terminal() as progress:
+            rows += run_interactive(data, out, plan, settings, progress)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(to_json(rows), encoding="utf-8")
+    print(to_text(rows))
+
+
+@app.command()
+def speed(data: Data, out: Out = Path("runs/bench")) -> None:
+    """How quickly labels are spread, and how that grows with slices and classes."""
+    with bars_on_terminal() as progress:
+        scans = load_labelled_scans(
+            data, out / "speed", num_scans=0, seed=0, with_training=True, progress=progress
+        )
+    pairs = []
+    for row in scans.training:
+        reference = scans.reference(row)
+        ref = SliceRef(row.scan_id, 0, best_slice(reference, 0))
+        pairs.append(
+            (scans.scan(row), paint(reference, ref, tuple(range(1, 1 + len(scans.names)))))
+        )
+    time_scans(pairs)
+    time_volumes()
 
 
 @app.command()

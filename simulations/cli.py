@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,6 +89,56 @@ def evaluate(
 
 
 @app.command()
+def propagation(
+    data: Annotated[Path, typer.Option(help="A labelled folder: MSD, nnU-Net v2 or plain.")],
+    out: Annotated[Path | None, typer.Option(help="Keep the ingested scans here.")] = None,
+    methods: Annotated[str, typer.Option(help="Names with commas; none: all that can run.")] = "",
+    slice_choice: Annotated[
+        str,
+        typer.Option(help="oracle (by the truth), centre, random, spread, cohort, representative."),
+    ] = "oracle,centre,spread",
+    plane: Annotated[str, typer.Option(help="sagittal, coronal, axial or auto.")] = "auto",
+    scans: Annotated[int, typer.Option(help="How many scans to draw; 0: all.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Repeats of what is learnt or drawn.")] = 1,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
+    training_seconds: Annotated[float, typer.Option(help="For each learned method.")] = 60,
+    training_steps: Annotated[
+        int | None, typer.Option(help="Instead of seconds; repeats exactly.")
+    ] = None,
+    json_file: Json = None,
+    plots: Annotated[Path | None, typer.Option(help="Write PNG plots to this folder.")] = None,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Compare ways to spread one painted slice through its scan, against full labels."""
+    with bars_on_terminal() as progress:
+        from common.settings_file import parse_settings
+        from simulations.propagation import ComparisonSettings, compare_propagators
+        from simulations.propagation_table import to_json, to_text
+
+        values = {
+            "methods": _words(methods),
+            "slice_choices": _words(slice_choice),
+            "plane": plane,
+            "scans": scans,
+            "seeds": seeds,
+            "seed": seed,
+            "training_seconds": training_seconds,
+            "training_steps": training_steps,
+        }
+        settings = parse_settings(ComparisonSettings, values, "the options")
+        with TemporaryDirectory() as scratch:
+            comparison = compare_propagators(data, out or Path(scratch), settings, progress)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(to_json(comparison), encoding="utf-8")
+    if plots is not None:
+        from simulations.propagation_plots import draw_plots
+
+        draw_plots(comparison, plots)
+    print(to_json(comparison) if output is Format.JSON else to_text(comparison))
+
+
+@app.command()
 def scenarios() -> None:
     """List the scenarios that come with OneSlice."""
     from simulations.scenario import SCENARIOS, scenario_names
@@ -122,6 +173,10 @@ def print_scores(scores: "dict[str, ModelScores]") -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _words(listed: str) -> list[str]:
+    return [word.strip() for word in listed.split(",") if word.strip()]
 
 
 def _engine(name: str) -> "Engine":

@@ -66,7 +66,7 @@ def generic_scenario(dataset: Dataset) -> Scenario:
         **({"window_hu": [-160.0, 240.0]} if is_ct else {}),
     }
     tasks = [{"name": f"stage-{number}", **task} for number in (1, 2, 3)]
-    patch, strides = _patch_and_strides(size)
+    patch, strides = patch_and_strides(size)
     plan = parse_settings(
         FederationPlan,
         {
@@ -111,7 +111,7 @@ def _labels(names: dict[int, str], *, named: bool) -> list[dict[str, object]]:
     ]
 
 
-def _patch_and_strides(size: np.ndarray) -> tuple[list[int], list[list[int]]]:
+def patch_and_strides(size: np.ndarray) -> tuple[list[int], list[list[int]]]:
     """About the median scan, its longest sides cut until a patch is cheap to train on.
 
     An axis is halved on the way down only while it keeps four voxels.

@@ -9,7 +9,7 @@ import numpy as np
 from client.annotation.annotator import annotated_refs
 from client.propagation.score import SpreadScore, score_spread
 from client.store.annotations import annotation_effort
-from client.store.label_maps import label_map_origin, load_label_map
+from client.store.label_maps import find_label_map, load_label_map
 from client.store.scans import list_scans, read_reference
 from client.store.store import Store
 from common.metrics import continual_scores
@@ -58,6 +58,7 @@ class RunResults:
     stages: StageScores
     local_only: tuple[LocalOnly, ...]
     extra_s: float
+    propagation: PropagationScores | None
 
 
 def score_stages(
@@ -108,7 +109,7 @@ def build_report(results: RunResults, test: ScansToTestOn) -> Report:
         test_scans_left_out=test.left_out,
         local_only=results.local_only,
         continual=_continual(plan, results.stages.segmenter, test.case_names),
-        propagation=_propagation(results.stores, plan),
+        propagation=results.propagation,
         annotation=_annotation(results.stores, plan),
         communication=communication(state),
         time_s=seconds_spent(state, results.extra_s, in_turn=in_turn),
@@ -155,12 +156,13 @@ def _continual(
     )
 
 
-def _propagation(stores: dict[str, Store], plan: FederationPlan) -> PropagationScores | None:
+def score_spread_labels(stores: dict[str, Store], plan: FederationPlan) -> PropagationScores | None:
+    """How well the painted slices of all hospitals were spread, before any segmenter joined."""
     scores: list[SpreadScore] = []
     num_empty = 0
     for store in stores.values():
         for scan in list_scans(store):
-            if scan.reference_key is None or label_map_origin(store, scan.scan_id) is None:
+            if scan.reference_key is None or find_label_map(store, scan.scan_id) is None:
                 continue
             labels = load_label_map(store, scan.scan_id)
             reference = read_reference(store, scan.scan_id, plan)

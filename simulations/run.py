@@ -22,7 +22,13 @@ from simulations.engines import Engine, SimulatedFederation, run_engine
 from simulations.evaluate import TrainedModel, score_scans, summarise
 from simulations.phantoms import write_phantoms
 from simulations.progress import Progress, counted, no_progress
-from simulations.report import RunResults, build_report, keep_report, score_stages
+from simulations.report import (
+    RunResults,
+    build_report,
+    keep_report,
+    score_spread_labels,
+    score_stages,
+)
 from simulations.scenario import Scenario
 from simulations.sites import (
     Dealt,
@@ -78,9 +84,11 @@ def run_scenario(
 
     started = time.perf_counter()
     stages = score_stages(scenario, folder, prepared.test, state, progress)
+    # Hospitals that train alone spread their labels with networks of their own.
+    spread = score_spread_labels(prepared.stores, scenario.plan)
     alone = train_alone(scenario, prepared, out, progress) if local_only else ()
     extra_s = prepared_s + time.perf_counter() - started
-    results = RunResults(scenario, engine, prepared.stores, state, stages, alone, extra_s)
+    results = RunResults(scenario, engine, prepared.stores, state, stages, alone, extra_s, spread)
     report = build_report(results, prepared.test)
     keep_report(folder, report, results, prepared.test.store)
     attach_report(scenario.plan, folder)

@@ -8,10 +8,21 @@ import numpy as np
 from flwr.app import Message
 
 from client.app import Answer, NodeConfig, make_client_app
-from common.updates import Arrays, LocalUpdate, Note, RoundRequest, decode_request, encode_update
+from common.updates import (
+    Arrays,
+    LocalUpdate,
+    Note,
+    RoundRequest,
+    decode_request,
+    encode_update,
+    trained_in,
+)
+from server.rounds import first_state
 from simulations.local_grid import LocalGrid, NoAnswer
 
-Misdeed = Literal["silent", "error", "garbage", "nan", "failed", "lost", "impostor", "nothing"]
+Misdeed = Literal[
+    "silent", "error", "garbage", "nan", "failed", "lost", "impostor", "nothing", "everything"
+]
 SCANS = {"east": 1, "north": 2, "south": 3, "west": 10}
 
 
@@ -68,8 +79,14 @@ def _update(
     if request.action != "train":
         outcome = "greeted" if request.action == "hello" else "scored"
         return LocalUpdate({}, note.model_copy(update={"outcome": outcome}))
-    step = np.float32(SCANS[name] / (7 + request.round))
-    trained = {key: (array * step + step).astype(array.dtype) for key, array in arrays.items()}
+    # Counted from the first task on: what comes before it must not change the stream.
+    own_round = request.round - request.plan.correspondence.rounds
+    step = np.float32(SCANS[name] / (7 + own_round))
+    asked = trained_in(request.plan, request.round, arrays)
+    if misdeed == "everything":
+        asked = {**first_state(request.plan).arrays, **arrays}
+    # NumPy turns an array without axes into a number as soon as it is reckoned with.
+    trained = {key: np.asarray(array * step + step, array.dtype) for key, array in asked.items()}
     if misdeed == "nan":
         trained = {key: np.full_like(array, np.nan) for key, array in trained.items()}
     counted = {"outcome": "trained", "num_examples": SCANS[name]}

@@ -18,7 +18,15 @@ ALLOWED = {
 }
 READS_SCANS = {"nibabel", "SimpleITK", "pydicom", "torchio"}
 HEAVY = {"torch", "monai", "torchio", "mlflow", "nibabel", "SimpleITK", "ray"}
-KNOWS_THE_STAGES = {"local_round.py", "app.py", "cli.py", "worker.py"}
+KNOWS_THE_STAGES = {
+    "local_round.py",
+    "self_learning.py",
+    "own_correspondence.py",
+    "label_engine.py",
+    "app.py",
+    "cli.py",
+    "worker.py",
+}
 
 
 def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:

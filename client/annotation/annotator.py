@@ -2,9 +2,11 @@
 
 from typing import Protocol, runtime_checkable
 
-from client.annotation.select_slices import select_slices
+import numpy as np
+
+from client.annotation.select_slices import Painted, select_slices
 from client.store.annotations import latest_annotations, save_annotation
-from client.store.scans import scans_as_they_came
+from client.store.scans import CatalogScan, list_scans, load_scan, scans_as_they_came
 from client.store.store import Store
 from common.plan import FederationPlan, Task
 from common.random_streams import stream_seed
@@ -21,22 +23,60 @@ class Annotator(Protocol):
 
 
 def asked_slices(store: Store, plan: FederationPlan, task: Task) -> list[SliceRef]:
-    """The slices that the plan's strategy asks for, one for each scan without an annotation.
+    """The slices that the plan asks for now, of each scan without an annotation.
 
-    The choice is made over all of the task's scans in the order in which they came, painted or not.
+    At most `plan.annotation.scans` scans of a task are asked for, the first that came.
     """
-    scans = [(scan.scan_id, scan.geometry.shape) for scan in scans_as_they_came(store, task.name)]
-    seed = stream_seed(plan.seed, store.hospital, "slice choice", task.name)
-    chosen = select_slices(scans, task.axis, plan.annotation.slice_choice, seed)
-    return [ref for ref in chosen if not latest_annotations(store, ref.scan_id)]
+    scans = scans_as_they_came(store, task.name)[: plan.annotation.scans]
+    chosen = [slices_of(store, plan, task, scan, place) for place, scan in enumerate(scans)]
+    return [ref for refs in chosen for ref in refs]
+
+
+def slices_of(
+    store: Store, plan: FederationPlan, task: Task, scan: CatalogScan, place: int
+) -> list[SliceRef]:
+    """The slices to paint of the scan that came after `place` others; none if it is painted.
+
+    With `every`, those that are not painted yet.
+    """
+    choice, done = plan.annotation.slice_choice, annotated_refs(store, scan.scan_id)
+    if done and choice != "every":
+        return []
+    painted = painted_so_far(store, plan, task) if choice == "cohort" else []
+    asked = select_slices(
+        np.asarray(load_scan(store, scan.scan_id).image),
+        (scan.scan_id, task.axis),
+        choice,
+        place=place,
+        seed=stream_seed(plan.seed, store.hospital, "slice choice", task.name),
+        painted=painted,
+    )
+    return [ref for ref in asked if ref not in done]
+
+
+def painted_so_far(store: Store, plan: FederationPlan, task: Task) -> list[Painted]:
+    """The slices along the task's axis on which its classes were looked for, of any task."""
+    classes = plan.class_indexes(task)
+    found = []
+    for scan in list_scans(store):
+        for annotation in latest_annotations(store, scan.scan_id):
+            ref = annotation.ref
+            if ref.axis == task.axis and set(classes) <= set(annotation.looked_for):
+                position = (ref.index + 0.5) / scan.geometry.shape[ref.axis]
+                found.append(Painted(position, bool(np.isin(annotation.mask, classes).any())))
+    return found
 
 
 def paint_asked_slices(store: Store, plan: FederationPlan, task: Task, annotator: Annotator) -> int:
-    """Has every asked slice painted and saved; returns how many."""
-    asked = asked_slices(store, plan, task)
-    for ref in asked:
-        save_annotation(store, annotator.paint(store, ref, plan.class_indexes(task)))
-    return len(asked)
+    """Has every asked slice painted and saved, scan after scan; returns how many."""
+    number = 0
+    scans = scans_as_they_came(store, task.name)[: plan.annotation.scans]
+    for place, scan in enumerate(scans):
+        # One at a time: what the scans before showed may decide where to look on this one.
+        for ref in slices_of(store, plan, task, scan, place):
+            save_annotation(store, annotator.paint(store, ref, plan.class_indexes(task)))
+            number += 1
+    return number
 
 
 def annotated_refs(store: Store, scan_id: str) -> list[SliceRef]:

@@ -1,53 +1,108 @@
-"""Which slice of each scan a clinician is asked to paint.
+"""Which slice of a scan a clinician is asked to paint.
 
-The choice works on a hospital's scans together: a network trained on the centre slice of every scan
-never sees where an organ ends, one trained on slices spread over the whole extent, empty ones
+Most choices work on a hospital's scans together: a network trained on the centre slice of every
+scan never sees where an organ ends, one trained on slices spread over the whole extent, empty ones
 included, does (docs/benchmarks.md).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
+from client.annotation.representative import coverage
+from common.plan import SliceChoice
 from common.random_streams import generator
 from common.scans import SliceRef
-
-SliceChoice = Literal["centre", "random", "spread"]
 
 # Steps of this share of the extent, taken round and round, never bunch up: however many have been
 # taken, the largest gap between positions is less than 2.7 times the smallest.
 GOLDEN_STEP = (5**0.5 - 1) / 2
+# How `cohort` learns where slices show something: positions within about this share of the extent
+# tell of each other, against one imagined slice at each position that shows something by half.
+KERNEL_WIDTH = 0.05
+PRIOR_SLICES = 0.25
+# Positions that never showed anything are still asked for at this share of the others' rate: empty
+# slices teach where an organ ends.
+EMPTY_RATE = 0.1
+CENTRAL_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A slice painted earlier: its place in its scan, in [0, 1], and whether it shows anything."""
+
+    position: float
+    shows: bool
 
 
 def select_slices(
-    scans: Sequence[tuple[str, tuple[int, int, int]]],
-    axis: int,
+    image: Float[np.ndarray, "c i j k"],
+    ref: tuple[str, int],
     choice: SliceChoice,
+    *,
+    place: int,
     seed: int,
+    painted: Sequence[Painted] = (),
 ) -> list[SliceRef]:
-    """One slice per scan, in the order of `scans`.
+    """The slices of one scan to paint: one, or all with `every`.
 
-    A scan's slice depends on its place among `scans` and not on those after it, so scans may come
-    one at a time, and a hospital that was interrupted asks for the same slices again.
+    A scan's slice depends on its place among the scans and on what was painted before, not on what
+    comes after: scans may come one at a time, and an interrupted hospital asks the same again.
 
     Args:
-        scans: scan_id and shape (I, J, K) of each scan, in the order in which they came.
-        axis: 0 sagittal, 1 coronal, 2 axial.
-        choice: `centre`: the middle of each volume; only as a baseline. `random`: anywhere.
-            `spread`: each scan goes on by a golden section of the extent from the one before, so
-            that the scans together show every position evenly at any time.
+        image: the scan; only `representative` looks at more than its shape.
+        ref: scan_id, and the axis: 0 sagittal, 1 coronal, 2 axial.
+        choice: `centre`: the middle of the volume; a baseline. `random`: anywhere. `spread`: a
+            golden section of the extent on from the scan before, so that the scans together show
+            every position evenly at any time. `cohort`: as `spread`, but more densely where painted
+            slices showed something. `representative`: the slice of the scan's middle that looks
+            most like all others, for spreading its label through this one scan. `every`: full
+            labels, for comparison.
+        place: how many scans came before.
         seed: draws the first position, and the random ones.
+        painted: what was painted before, of this hospital's scans; only `cohort` looks at it.
     """
-    refs = []
-    start = generator(seed, "first position").random()
-    for place, (scan_id, shape) in enumerate(scans):
-        if choice == "centre":
+    scan_id, axis = ref
+    depth = image.shape[1 + axis]
+    if choice == "every":
+        return [SliceRef(scan_id, axis, index) for index in range(depth)]
+    if choice == "representative":
+        return [SliceRef(scan_id, axis, _most_representative(image, axis))]
+    golden = (generator(seed, "first position").random() + place * GOLDEN_STEP) % 1.0
+    match choice:
+        case "centre":
             position = 0.5
-        elif choice == "random":
+        case "random":
             position = generator(seed, "random position", scan_id).random()
-        else:
-            position = (start + place * GOLDEN_STEP) % 1.0
-        index = min(int(np.floor(position * shape[axis])), shape[axis] - 1)
-        refs.append(SliceRef(scan_id, axis, index))
-    return refs
+        case "spread":
+            position = golden
+        case "cohort":
+            position = where_slices_show(golden, painted)
+    index = min(int(np.floor(position * depth)), depth - 1)
+    return [SliceRef(scan_id, axis, index)]
+
+
+def where_slices_show(share: float, painted: Sequence[Painted]) -> float:
+    """The position below which `share` of the asked slices shall lie.
+
+    Their density is the rate at which slices near a position showed something so far, at least
+    EMPTY_RATE; without any painted slice it is even and the position is `share` itself.
+    """
+    grid = (np.arange(200) + 0.5) / 200
+    positions = np.array([slice_.position for slice_ in painted])
+    shows = np.array([slice_.shows for slice_ in painted], dtype=float)
+    kernel = np.exp(-0.5 * ((grid[:, None] - positions) / KERNEL_WIDTH) ** 2)
+    rate = (PRIOR_SLICES / 2 + kernel @ shows) / (PRIOR_SLICES + kernel.sum(1))
+    density = np.maximum(rate, EMPTY_RATE)
+    below = np.concatenate([[0.0], np.cumsum(density)]) / density.sum()
+    return float(np.interp(share, below, np.linspace(0, 1, len(below))))
+
+
+def _most_representative(image: Float[np.ndarray, "c i j k"], axis: int) -> int:
+    stack = np.moveaxis(np.asarray(image), 1 + axis, 1)
+    depth = stack.shape[1]
+    margin = int((1 - CENTRAL_SHARE) / 2 * depth)
+    central = coverage(stack)[margin : depth - margin]
+    return margin + int(np.argmax(central))

@@ -1,21 +1,33 @@
 """The training loop: a function with two openings, the batches that go in and the loss."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from client.learning.batches import Batch
 from common.plan import Training
 
-Loss = Callable[[Module, Batch], Tensor]
+Same = TypeVar("Same")
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A batch of any kind."""
+
+    def to(self: Same, device: torch.device) -> Same:
+        """The batch on a device."""
+        ...
+
+
+AnyBatch = TypeVar("AnyBatch", bound=Movable)
 
 
 def train(
     network: Module,
-    batches: Iterable[Batch],
-    loss: Loss,
+    batches: Iterable[AnyBatch],
+    loss: Callable[[Module, AnyBatch], Tensor],
     settings: Training,
     *,
     learning_rate: float,

@@ -1,23 +1,34 @@
 """Turns the painted slices of a scan into one LabelMap with a weight per voxel."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
-from client.propagation.soft_affinity import carry
+from client.propagation.combine import carry_by_all
+from client.propagation.slice_distance import along, distance_slices
+from common.networks.correspondence import CorrespondenceNetwork
 from common.plan import Propagation
 from common.scans import LabelMap, Scan, SliceAnnotation
+
+log = logging.getLogger(__name__)
+
+FEWEST_SLICES = 3
 
 
 def spread_labels(
     scan: Scan,
     annotations: Sequence[SliceAnnotation],
     settings: Propagation,
+    network: CorrespondenceNetwork | None = None,
     *,
     device: torch.device,
 ) -> LabelMap:
     """The label map of one scan from its painted slices (at least one).
+
+    `network` is the correspondence network, needed where the settings name it as a candidate.
 
     Painted slices are exact and weigh 1. A slice at distance d within `reach_slices` weighs
     `weight_per_slice`^d times the agreement along the way; further out the weight is 0. A slice
@@ -28,13 +39,33 @@ def spread_labels(
     shape = scan.geometry.shape
     total = np.zeros((1 + len(classes), *shape), dtype=np.float32)
     weight = np.zeros(shape, dtype=np.float32)
-    for annotation in annotations:
-        soft, trust, within_reach = _spread_one(scan, annotation, classes, settings, device)
+    for annotation in _to_spread(scan, annotations):
+        soft, trust, within_reach = _spread_one(
+            scan, annotation, classes, settings, network, device
+        )
         # The floor keeps the far shape of the organ, which weighs nothing but can be looked at.
         total += soft * np.maximum(trust, 1e-6)
         weight = np.maximum(weight, trust * within_reach)
-    soft = total / total.sum(0)
-    expert = np.zeros(shape, dtype=bool)
+    total[0] += total.sum(0) == 0
+    return _with_painted(total / total.sum(0), weight, classes, annotations)
+
+
+def painted_labels(shape: tuple[int, int, int], annotations: Sequence[SliceAnnotation]) -> LabelMap:
+    """The painted slices of a scan alone: everywhere else nothing is known."""
+    classes = tuple(sorted({index for a in annotations for index in a.looked_for}))
+    soft = np.zeros((1 + len(classes), *shape), dtype=np.float32)
+    soft[0] = 1
+    return _with_painted(soft, np.zeros(shape, dtype=np.float32), classes, annotations)
+
+
+def _with_painted(
+    soft: Float[np.ndarray, "n i j k"],
+    weight: Float[np.ndarray, "i j k"],
+    classes: tuple[int, ...],
+    annotations: Sequence[SliceAnnotation],
+) -> LabelMap:
+    """The label map with the painted slices exact."""
+    expert = np.zeros(weight.shape, dtype=bool)
     for annotation in annotations:
         where = annotation.ref.selection
         soft[:, *where] = _one_hot(annotation.mask, classes)
@@ -45,11 +76,32 @@ def spread_labels(
     return LabelMap(classes, soft, weight, expert, spread, "propagated")
 
 
+def _to_spread(scan: Scan, annotations: Sequence[SliceAnnotation]) -> list[SliceAnnotation]:
+    """The painted slices that can say something about others.
+
+    With every slice of the scan painted none is left to spread to; a stack of one or two slices has
+    too few neighbours to follow anything, and is used as it was painted.
+    """
+    axis = annotations[0].ref.axis
+    depth = scan.geometry.shape[axis]
+    if depth < FEWEST_SLICES:
+        log.warning(
+            "scan %s has %d slices along the plane, expected at least %d: only its painted slices "
+            "are used",
+            scan.scan_id,
+            depth,
+            FEWEST_SLICES,
+        )
+        return []
+    return [] if len(annotations) == depth else list(annotations)
+
+
 def _spread_one(
     scan: Scan,
     annotation: SliceAnnotation,
     classes: tuple[int, ...],
     settings: Propagation,
+    network: CorrespondenceNetwork | None,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One painted slice carried through the scan.
@@ -59,19 +111,14 @@ def _spread_one(
         broadcast against (I, J, K).
     """
     axis, start = annotation.ref.axis, annotation.ref.index
-    stack = np.moveaxis(np.asarray(scan.image), 1 + axis, 1)
+    stack = torch.from_numpy(np.array(np.moveaxis(np.asarray(scan.image), 1 + axis, 1)))
     painted = torch.from_numpy(_one_hot(annotation.mask, classes)).to(device)
-    carried = carry(torch.from_numpy(np.array(stack)).to(device), painted, start, settings)
-    distance = torch.arange(stack.shape[1], device=device).sub(start).abs()
-    trust = settings.weight_per_slice**distance * carried.agreement
-    within_reach = (distance <= settings.reach_slices) & (painted[1:].sum() > 0)
-    along = [1, 1, 1]
-    along[axis] = -1
-    return (
-        np.moveaxis(carried.soft.cpu().numpy(), 1, 1 + axis),
-        trust.cpu().numpy().reshape(along),
-        within_reach.cpu().numpy().reshape(along),
-    )
+    carried = carry_by_all(stack.to(device), painted, start, settings, network)
+    distance = distance_slices(annotation.ref, stack.shape[1])
+    trust = settings.weight_per_slice**distance * carried.agreement.cpu().numpy()
+    within_reach = (distance <= settings.reach_slices) & annotation.mask.any()
+    soft = np.moveaxis(carried.soft.cpu().numpy(), 1, 1 + axis)
+    return soft, along(axis, trust), along(axis, within_reach)
 
 
 def _one_hot(mask: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:

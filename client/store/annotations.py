@@ -35,7 +35,10 @@ def save_annotation(store: Store, annotation: SliceAnnotation) -> int:
         )
     odd = set(np.unique(annotation.mask).tolist()) - {0, *annotation.looked_for}
     if odd:
-        raise StoreError(f"the mask holds labels {sorted(odd)} that were not looked for")
+        raise StoreError(
+            f"the mask holds labels {sorted(odd)} that were not looked for; expected 0 and "
+            f"{list(annotation.looked_for)}"
+        )
     mask_key = save_array(store, annotation.mask)
     place = (ref.scan_id, ref.axis, ref.index)
     with store.connect() as connection:

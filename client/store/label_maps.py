@@ -1,6 +1,8 @@
 """Label maps of scans, every version, with what each was made from."""
 
 import json
+import sqlite3
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,8 +12,25 @@ from common.errors import StoreError
 from common.scans import LabelMap
 
 
-def save_label_map(store: Store, scan_id: str, labels: LabelMap, origin: str) -> int:
-    """Adds a version; `origin` is a digest of what it was made from. Returns its number."""
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a label map was made from.
+
+    Attributes:
+        origin: digest of the painted slices, the settings and the correspondence network.
+        federation: whose segmenter had a part in it; empty: none had.
+        round: the round whose incoming segmenter it was.
+        score: that segmenter's mean Dice on held-back slices.
+    """
+
+    origin: str
+    federation: str = ""
+    round: int = 0
+    score: float = 0.0
+
+
+def save_label_map(store: Store, scan_id: str, labels: LabelMap, made_from: MadeFrom) -> int:
+    """Adds a version; returns its number."""
     keys = (
         save_array(store, labels.soft.astype(np.float16)),
         save_array(store, labels.weight.astype(np.float16)),
@@ -21,11 +40,14 @@ def save_label_map(store: Store, scan_id: str, labels: LabelMap, origin: str) ->
         query = "SELECT COALESCE(MAX(version), 0) FROM label_maps WHERE scan_id = ?"
         version = 1 + int(connection.execute(query, (scan_id,)).fetchone()[0])
         connection.execute(
-            "INSERT INTO label_maps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO label_maps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 scan_id,
                 version,
-                origin,
+                made_from.origin,
+                made_from.federation,
+                made_from.round,
+                made_from.score,
                 labels.source,
                 json.dumps(labels.classes),
                 json.dumps(labels.spread),
@@ -35,23 +57,25 @@ def save_label_map(store: Store, scan_id: str, labels: LabelMap, origin: str) ->
     return version
 
 
-def label_map_origin(store: Store, scan_id: str) -> str | None:
-    """What the newest label map was made from; None if there is none."""
-    with store.read() as connection:
-        query = "SELECT origin FROM label_maps WHERE scan_id = ? ORDER BY version DESC LIMIT 1"
-        row = connection.execute(query, (scan_id,)).fetchone()
-    return None if row is None else str(row["origin"])
+def find_label_map(store: Store, scan_id: str, federation: str = "") -> MadeFrom | None:
+    """What the newest label map was made from; None if there is none.
+
+    Those in which another federation's segmenter had a part do not count; without a `federation`,
+    only those that no segmenter had a part in.
+    """
+    row = _newest(store, scan_id, federation)
+    if row is None:
+        return None
+    return MadeFrom(row["origin"], row["federation"], row["round"], row["score"])
 
 
-def load_label_map(store: Store, scan_id: str) -> LabelMap:
-    """The newest label map; its arrays are memory-mapped half floats.
+def load_label_map(store: Store, scan_id: str, federation: str = "") -> LabelMap:
+    """The label map that `find_label_map` tells of; its arrays are memory-mapped half floats.
 
     Raises:
         StoreError: the scan has none.
     """
-    with store.read() as connection:
-        query = "SELECT * FROM label_maps WHERE scan_id = ? ORDER BY version DESC LIMIT 1"
-        row = connection.execute(query, (scan_id,)).fetchone()
+    row = _newest(store, scan_id, federation)
     if row is None:
         raise StoreError(f"scan {scan_id} has no label map: annotate a slice of it first")
     return LabelMap(
@@ -62,3 +86,23 @@ def load_label_map(store: Store, scan_id: str) -> LabelMap:
         spread=tuple(json.loads(row["spread"])),
         source=row["source"],
     )
+
+
+def drop_label_maps(store: Store, federation: str, from_round: int) -> None:
+    """Forgets those that a federation's segmenter had a part in, from a round on.
+
+    A round that is run again must not find what an earlier try of it, or a later round, had made.
+    """
+    with store.connect() as connection:
+        query = "DELETE FROM label_maps WHERE federation = ? AND round >= ?"
+        connection.execute(query, (federation, from_round))
+
+
+def _newest(store: Store, scan_id: str, federation: str) -> sqlite3.Row | None:
+    with store.read() as connection:
+        query = (
+            "SELECT * FROM label_maps WHERE scan_id = ? AND federation IN ('', ?) "
+            "ORDER BY version DESC LIMIT 1"
+        )
+        row: sqlite3.Row | None = connection.execute(query, (scan_id, federation)).fetchone()
+    return row

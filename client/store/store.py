@@ -11,7 +11,7 @@ from client.store.atomic_files import disk_full
 from common.errors import SettingsError, StoreError
 from common.plan import NAME_PATTERN
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE hospital (name TEXT NOT NULL);
 CREATE TABLE scans (
@@ -48,6 +48,9 @@ CREATE TABLE label_maps (
     scan_id TEXT NOT NULL REFERENCES scans,
     version INTEGER NOT NULL,
     origin TEXT NOT NULL,            -- digest of the slices and settings it was made from
+    federation TEXT NOT NULL,        -- whose segmenter had a part in it; empty: none had
+    round INTEGER NOT NULL,          -- in which round it was made; 0 without a segmenter
+    score REAL NOT NULL,             -- of that segmenter on held-back slices; 0 without one
     source TEXT NOT NULL,
     classes TEXT NOT NULL,
     spread TEXT NOT NULL,
@@ -55,6 +58,13 @@ CREATE TABLE label_maps (
     weight_key TEXT NOT NULL,
     expert_key TEXT NOT NULL,
     PRIMARY KEY (scan_id, version)
+);
+CREATE TABLE correspondence (
+    settings TEXT NOT NULL,          -- digest of the network's settings
+    part INTEGER NOT NULL,           -- how far its training is
+    scans TEXT NOT NULL,             -- JSON: the scan_ids that it saw
+    weights_key TEXT NOT NULL,
+    PRIMARY KEY (settings, scans, part)
 );
 CREATE TABLE rounds (
     federation TEXT NOT NULL,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its documentation's own name for it)
+import SimpleITK as sitk
 from jaxtyping import Float, Integer
 
 from client.store.atomic_files import check_room, write_atomically

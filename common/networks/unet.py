@@ -4,6 +4,8 @@ MONAI's residual U-Net with instance norm: there are no running statistics to av
 one 3D network of MONAI that takes per-sample gradients (differential privacy) as it is.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from monai.networks.nets import UNet
@@ -40,7 +42,7 @@ def build_networks(plan: FederationPlan) -> dict[str, UNet]:
     return networks
 
 
-def networks_to_arrays(networks: dict[str, UNet]) -> Arrays:
+def networks_to_arrays(networks: Mapping[str, torch.nn.Module]) -> Arrays:
     """All weights under prefixed names, copied to the CPU."""
     return {
         f"{role}/{name}": tensor.detach().cpu().numpy().copy()

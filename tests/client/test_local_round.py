@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from client.annotation.annotator import Annotator, annotated_refs, paint_asked_slices
 from client.local_round import (
@@ -16,13 +15,12 @@ from client.local_round import (
     choose_material,
     find_labelled,
     is_held_back,
-    spread_if_new,
     train_round,
 )
 from client.store.annotations import save_annotation
 from client.store.audit import read_audit, verify_audit
 from client.store.ingest import ingest_cases
-from client.store.label_maps import label_map_origin, load_label_map
+from client.store.label_maps import MadeFrom, find_label_map, load_label_map
 from client.store.layouts import find_cases
 from client.store.rounds import HospitalState, Memory, Remembered, latest_round, load_state
 from client.store.scans import find_scan, list_scans
@@ -61,9 +59,14 @@ def first_arrays(plan: FederationPlan) -> Arrays:
 
 
 def request_for(
-    plan: FederationPlan, number: int, arrays: Arrays | None = None, *, action: Action = "train"
+    plan: FederationPlan,
+    number: int,
+    arrays: Arrays | None = None,
+    *,
+    action: Action = "train",
+    held_back_dice: float | None = None,
 ) -> bytes:
-    request = RoundRequest(action=action, plan=plan, round=number)
+    request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back_dice)
     return encode_request(request, first_arrays(plan) if arrays is None else arrays)
 
 
@@ -397,7 +400,7 @@ def test_held_back_scans_are_scored_and_never_trained_on(
     memory = load_state(hospital.store, plan.federation, 3).memory
     assert {entry.scan_id for entry in memory.entries} <= trained_on
     # No label was spread in a held-back scan either.
-    assert all(label_map_origin(hospital.store, scan_id) is None for scan_id in kept)
+    assert all(find_label_map(hospital.store, scan_id) is None for scan_id in kept)
 
 
 def test_the_held_back_share_is_kept_by_hash(make_plan: MakePlan) -> None:
@@ -419,38 +422,74 @@ def test_labels_are_spread_again_when_a_slice_is_repainted(
     ask(hospital, plan, 1)
     store = hospital.store
     scan_id, untouched, _ = ids_of(hospital, "first")
-    origins = [label_map_origin(store, name) for name in (scan_id, untouched)]
+    origins = [find_label_map(store, name) for name in (scan_id, untouched)]
     assert None not in origins
     (ref,) = annotated_refs(store, scan_id)
     mask = np.zeros((24, 24), dtype=np.uint8)
     mask[:3, :3] = 1
     save_annotation(store, SliceAnnotation(ref, mask, (1,), "someone", 1.0))
     ask(hospital, plan, 2)
-    assert label_map_origin(store, scan_id) != origins[0]
-    assert label_map_origin(store, untouched) == origins[1]
+    assert find_label_map(store, scan_id) != origins[0]
+    assert find_label_map(store, untouched) == origins[1]
     np.testing.assert_array_equal(load_label_map(store, scan_id).hard()[ref.selection], mask)
 
 
-def test_labels_are_spread_again_for_other_settings_and_not_otherwise(
+# The segmenter's part in the labels ---------------------------------------------------------------
+
+
+def joined(hospital: Hospital, plan: FederationPlan, task: str) -> dict[str, MadeFrom | None]:
+    """What the label maps of a task were made from, by scan."""
+    names = ids_of(hospital, task)
+    return {name: find_label_map(hospital.store, name, plan.federation) for name in names}
+
+
+def test_the_segmenter_joins_the_labels_of_all_that_is_trained_on(
     make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
 ) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    store, scan_id, cpu = hospital.store, ids_of(hospital, "first")[0], torch.device("cpu")
+    hospital, plan = make_hospital(), make_plan(propagation={"segmenter_from": 0.6})
+    paint(hospital, plan, "first", "second")
+    ask(hospital, plan, 1, held_back_dice=0.5)
+    assert {made.federation for made in joined(hospital, plan, "first").values() if made} == {""}
+    # Stage two trains on the second task and on the memory of the first.
+    ask(hospital, plan, 3, held_back_dice=0.65)
+    for task in ("first", "second"):
+        for made in joined(hospital, plan, task).values():
+            assert made is not None
+            assert (made.federation, made.round, made.score) == (plan.federation, 3, 0.65)
 
-    def versions() -> int:
-        with store.read() as connection:
-            query = "SELECT COUNT(*) FROM label_maps WHERE scan_id = ?"
-            return int(connection.execute(query, (scan_id,)).fetchone()[0])
 
-    for settings, wanted in (
-        (plan.propagation, 1),
-        (plan.propagation, 1),
-        (plan.propagation.model_copy(update={"reach_slices": 3}), 2),
-        (plan.propagation, 3),
-    ):
-        spread_if_new(store, scan_id, settings, cpu)
-        assert versions() == wanted
+def test_what_is_trained_on_are_the_joined_labels(
+    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
+) -> None:
+    plan = make_plan(propagation={"segmenter_from": 0.6})
+    alone, with_segmenter = make_hospital("alone"), make_hospital("with")
+    updates = []
+    for hospital, dice in ((alone, 0.59), (with_segmenter, 0.6)):
+        paint(hospital, plan, "first")
+        updates.append(ask(hospital, plan, 1, held_back_dice=dice))
+    name = next(name for name in updates[0].arrays if name.startswith("segmenter/"))
+    assert (updates[0].arrays[name] != updates[1].arrays[name]).any()
+
+
+def test_a_hospital_killed_after_the_segmenter_joined_answers_as_if_nothing_had_happened(
+    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
+) -> None:
+    plan = make_plan(propagation={"segmenter_from": 0.5, "refresh_gain": 0.02})
+    steady, killed = make_hospital("steady"), make_hospital("killed")
+    arrays = first_arrays(plan)
+    for hospital in (steady, killed):
+        paint(hospital, plan, "first")
+    for number, dice in ((1, None), (2, 0.6)):
+        request = RoundRequest(action="train", plan=plan, round=number, held_back_dice=dice)
+        # The lost try had another model, which did better: nothing of its labels may be left.
+        better = request.model_copy(update={"held_back_dice": 0.9})
+        train_round(killed, better, {n: array * np.float32(0.5) for n, array in arrays.items()})
+        wanted = ask(steady, plan, number, arrays, held_back_dice=dice)
+        found = ask(killed, plan, number, arrays, held_back_dice=dice)
+        assert_same_arrays(wanted.arrays, found.arrays)
+        assert without_times(wanted.note) == without_times(found.note)
+        assert joined(steady, plan, "first") == joined(killed, plan, "first")
+        arrays = wanted.arrays
 
 
 # What goes wrong --------------------------------------------------------------------------------

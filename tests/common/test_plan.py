@@ -37,6 +37,16 @@ def _set(values: Values, path: str, value: object) -> None:
         ("training.learning_rate", 0, r"learning_rate = 0: .*greater than 0"),
         ("replay.share", 1.5, r"replay\.share = 1\.5: .*or equal to 1"),
         ("propagation.search_radius_voxels", 11, r"search_radius_voxels = 11: .*equal to 10"),
+        ("propagation.candidates", [], r"candidates must differ and be one at least, got \(\)"),
+        (
+            "propagation.candidates",
+            ["patches", "patches"],
+            r"candidates must differ and be one at least, got \('patches', 'patches'\)",
+        ),
+        ("propagation.candidates", ["magic"], r"candidates\.0 = 'magic': .*'registration'"),
+        ("propagation.segmenter_from", 1.5, r"segmenter_from = 1\.5: .*or equal to 1"),
+        ("annotation.scans", 0, r"annotation\.scans = 0: .*or equal to 1"),
+        ("correspondence.chain_slices", 1, r"chain_slices = 1: .*or equal to 2"),
         ("strategy.name", "FedSGD", r"strategy\.name = 'FedSGD': .*'FedAvg'.*'Krum'"),
         ("annotation.slice_choice", "best", r"slice_choice = 'best': .*'spread'"),
         ("tasks.0.plane", "oblique", r"tasks\.0\.plane = 'oblique': .*'sagittal'"),
@@ -188,6 +198,47 @@ def test_the_share_of_a_stage_that_is_done(plan: FederationPlan) -> None:
     assert shares == [0.0, 1.0, 0.0, 0.0, 0.5, 1.0]
 
 
+def _self_learning(values: Values, rounds: int) -> FederationPlan:
+    values["correspondence"] = {"rounds": rounds}
+    values["propagation"] = {"candidates": ["patches", "correspondence"]}
+    return FederationPlan.model_validate(values)
+
+
+def test_self_learning_comes_before_the_first_stage(plan_values: Values) -> None:
+    # 2 rounds of self-learning, then stages of 2, 1 and 3: rounds 1 2 | 3 4 | 5 | 6 7 8.
+    plan = _self_learning(plan_values, 2)
+    numbers = range(1, 9)
+    assert plan.num_rounds == 8
+    assert [number for number in range(9) if plan.is_self_learning(number)] == [1, 2]
+    assert [plan.stage_of_round(number) for number in numbers] == [0, 0, 0, 0, 1, 2, 2, 2]
+    assert [plan.last_round_of_stage(stage) for stage in range(3)] == [4, 5, 8]
+    assert [number for number in range(10) if plan.ends_stage(number)] == [2, 4, 5, 8]
+    shares = [plan.share_of_stage_done(number) for number in numbers]
+    assert shares == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.5, 1.0]
+
+
+def test_without_self_learning_no_round_is_one(plan: FederationPlan) -> None:
+    assert not any(plan.is_self_learning(number) for number in range(-1, 8))
+    assert [number for number in range(-1, 8) if plan.ends_stage(number)] == [2, 3, 6]
+
+
+def test_self_learning_takes_the_plain_mean_whatever_the_strategy(plan_values: Values) -> None:
+    plan_values["strategy"] = {"name": "FedAdam"}
+    plan = _self_learning(plan_values, 1)
+    assert [plan.strategy_of_round(number).name for number in (1, 2, 7)] == [
+        "FedAvg",
+        "FedAdam",
+        "FedAdam",
+    ]
+
+
+def test_refuses_self_learning_that_nothing_uses(plan_values: Values) -> None:
+    plan_values["correspondence"] = {"rounds": 2}
+    message = r'rounds = 2 would train a network that nothing uses: .*"correspondence" among'
+    with pytest.raises(SettingsError, match=message):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
 def test_class_indexes_ascend_whatever_the_task_says(plan: FederationPlan) -> None:
     assert [plan.class_indexes(task) for task in plan.tasks] == [(1,), (2,), (1, 2)]
     assert plan.num_classes == 3
@@ -222,7 +273,11 @@ CHANGES = [
     ("training.spacing_mm", [1.0, 1.0, 2.5]),
     ("training.augmentation", {"noise": 0.2}),
     ("annotation.slice_choice", "centre"),
+    ("annotation.scans", 5),
+    ("propagation.candidates", ["patches", "registration"]),
+    ("propagation.segmenter_from", 0.5),
     ("propagation.temperature", 0.6),
+    ("correspondence.steps", 601),
     ("replay.budget_scans", 25),
     ("strategy.server_learning_rate", 0.02),
     ("limits.deadline_s", 60),

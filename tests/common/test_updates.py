@@ -27,6 +27,7 @@ from common.updates import (
     decode_update,
     encode_request,
     encode_update,
+    trained_in,
 )
 
 DTYPES = st.sampled_from(["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"])
@@ -251,3 +252,14 @@ def test_check_arrays_names_the_tensor_and_what_came(
 def test_check_arrays_lets_the_same_names_pass_in_any_order() -> None:
     expected = {"a": np.zeros((2, 3), np.float32), "b": np.array(0, np.float32)}
     check_arrays(dict(reversed(expected.items())), expected)
+
+
+def test_a_round_trains_the_correspondence_network_or_all_others(plan: FederationPlan) -> None:
+    names = ("segmenter/a", "correspondence/b", "student/correspondence/c", "correspondences/d")
+    arrays = {name: np.zeros(1) for name in names}
+    learning = plan.correspondence.model_copy(update={"rounds": 2})
+    later = plan.model_copy(update={"correspondence": learning})
+    others = [names[0], *names[2:]]
+    found = [list(trained_in(later, number, arrays)) for number in (1, 2, 3)]
+    assert found == [["correspondence/b"], ["correspondence/b"], others]
+    assert list(trained_in(plan, 1, arrays)) == others

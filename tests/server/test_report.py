@@ -201,6 +201,32 @@ def test_rows_of_hospitals_by_hand(make_state: MakeState) -> None:
     assert (west.name, west.scans, west.rounds_trained, west.rounds_dropped) == ("west", 0, 0, 3)
 
 
+def _with_self_learning(state: RoundState) -> RoundState:
+    """The first round becomes one of self-learning, on 100 scans."""
+    changes = {"outcome": "self_learned", "used": 100, "loss": 9.0}
+    notes = tuple(note.model_copy(update=changes) for note in state.history[0].notes)
+    first = state.history[0].model_copy(update={"notes": notes})
+    return replace(state, history=(first, *state.history[1:]))
+
+
+def test_self_learning_counts_as_no_training_on_labels(make_state: MakeState) -> None:
+    north, _, _ = site_rows(_with_self_learning(make_state(3)))
+    assert (north.used, north.rounds_trained, north.scans) == (3, 2, 4)
+    only, _, _ = site_rows(_with_self_learning(make_state(1)))
+    assert (only.used, only.rounds_trained, only.scans) == (0, 0, 4)
+
+
+def test_the_loss_curves_leave_self_learning_out_and_a_line_marks_its_end(
+    make_plan: MakePlan, make_state: MakeState
+) -> None:
+    plan = make_plan(correspondence={"rounds": 1}, propagation={"candidates": ["correspondence"]})
+    _, right = plot_curves(plan, _with_self_learning(make_state(3))).axes
+    losses = {line.get_label(): list(line.get_xdata()) for line in right.lines[:2]}
+    assert losses == {"north": [2, 3], "south": [2, 3]}
+    # Self-learning ends with round 1 of 4, the first stage with round 3.
+    assert [line.get_xdata()[0] for line in right.lines[2:]] == [1.5, 3.5]
+
+
 def test_communication_by_hand(make_state: MakeState) -> None:
     expected = Communication(rounds=2, bytes_up_per_site_round=50, bytes_down_per_site_round=100)
     assert communication(make_state(2)) == expected

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,42 @@ def test_the_metrics_of_a_round_by_hand() -> None:
         "dice/liver/south": 0.25,
         "dice/liver/mean": 0.5,
     }
+
+
+def test_the_loss_of_self_learning_has_a_name_of_its_own() -> None:
+    note = Note(hospital="north", outcome="self_learned", round=1, num_examples=3, loss=0.25)
+    record = RoundRecord(round=1, stage=0, notes=(note,), averaged=("north",))
+    metrics = round_metrics(record)
+    assert metrics["self_learning_loss/north"] == 0.25
+    assert "loss/north" not in metrics
+
+
+def test_self_learning_is_a_run_before_the_first_stage(
+    folder: RunFolder, make_plan: MakePlan, make_state: MakeState
+) -> None:
+    # Round 1 is self-learning, then stages of one round each.
+    plan = make_plan(
+        rounds=(1, 1),
+        correspondence={"rounds": 1},
+        propagation={"candidates": ["correspondence"]},
+    )
+    folder.plan_file.unlink()
+    folder.keep_plan(plan)
+    states = []
+    for number in (1, 2, 3):
+        state = make_state(number)
+        stages = [record.model_copy(update={"stage": max(record.round - 2, 0)})
+                  for record in state.history]  # fmt: skip
+        states.append(replace(state, history=tuple(stages)))
+    _track(folder, plan, states)
+    (start,), stage_runs = _runs(folder, plan)
+    names = ["stage 0: self-learning", "stage 1: task1", "stage 2: task2"]
+    assert [run.info.run_name for run in stage_runs] == names
+    assert start.data.params["correspondence.rounds"] == "1"
+    for run, number in zip(stage_runs, (1, 2, 3), strict=True):
+        kept = folder.artifacts / run.info.run_id / "artifacts" / "models" / "models.safetensors"
+        saved = folder.checkpoints / f"round-{number:05d}" / "models.safetensors"
+        assert kept.read_bytes() == saved.read_bytes()
 
 
 def _track(folder: RunFolder, plan: FederationPlan, states: list[RoundState]) -> None:

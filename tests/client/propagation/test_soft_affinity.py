@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
-from client.propagation import soft_affinity
+from client.propagation import region
 from client.propagation.soft_affinity import (
-    apply_affinity,
     carry,
     end_classes,
+    for_descriptors,
     foreground_agreement,
-    slice_affinity,
+    match,
+    rebuild,
 )
 from common.plan import Propagation
 
@@ -53,31 +54,62 @@ def test_the_affinity_of_every_pixel_sums_to_one(
     source: np.ndarray, settings_: Propagation
 ) -> None:
     stack = torch.from_numpy(source)
-    affinity = slice_affinity(stack[:, 0], stack[:, 1], settings_)
+    # Two pairs of slices at once.
+    affinity = match(stack[:, :2].movedim(1, 0), stack[:, 2:4].movedim(1, 0), settings_)
     window = (2 * settings_.search_radius_voxels + 1) ** 2
-    assert affinity.shape == (window, 8, 9)
+    assert affinity.shape == (2, window, 8, 9)
     assert (affinity >= 0).all()
-    torch.testing.assert_close(affinity.sum(0), torch.ones(8, 9))
+    torch.testing.assert_close(affinity.sum(1), torch.ones(2, 8, 9))
 
 
 def test_the_affinity_prefers_the_pixel_that_looks_the_same() -> None:
-    source = texture(1, 9, 9)
+    source = texture(1, 1, 9, 9)
     # The target's content lies one row down of the source's: pixel (4, 4) shows what (3, 4) showed.
-    target = source.roll(1, dims=1)
-    affinity = slice_affinity(source, target, SETTINGS)
-    rows, columns = divmod(int(affinity[:, 4, 4].argmax()), 5)
+    target = source.roll(1, dims=2)
+    affinity = match(source, target, SETTINGS)
+    rows, columns = divmod(int(affinity[0, :, 4, 4].argmax()), 5)
     assert (rows - 2, columns - 2) == (-1, 0)
 
 
-def test_applying_an_affinity_is_a_weighted_mean_of_the_window() -> None:
-    soft = torch.zeros(1, 5, 5)
-    soft[0, 2, 3] = 1
-    affinity = torch.zeros(9, 5, 5)
-    affinity[5] = 0.25  # one column to the right
-    affinity[4] = 0.75  # the pixel itself
-    carried = apply_affinity(affinity, soft, 1)
-    wanted = torch.zeros(1, 5, 5)
-    wanted[0, 2, 3], wanted[0, 2, 2] = 0.75, 0.25
+def test_affinities_by_hand_on_three_pixels() -> None:
+    # One row of three pixels, a window of 3 x 3, its other rows being the edge repeated: each
+    # column of the window counts alike three times but for the penalty on the row, which is the
+    # same for all columns and cancels between them.
+    bare = Propagation(
+        search_radius_voxels=1, patch_radius_voxels=0, temperature=2.0, displacement_penalty=0.5
+    )
+    source, target = torch.tensor([0.0, 2.0, 4.0]), torch.tensor([0.0, 2.0, 2.0])
+    affinity = match(source.reshape(1, 1, 1, 3), target.reshape(1, 1, 1, 3), bare)
+    per_column = affinity[0, :, 0].reshape(3, 3, 3).sum(0)
+    # The last pixel, 2, sees 2, 4 and 4 (repeated): costs 0, 4 and 4 over the temperature 2, and
+    # the penalty 0.5 for either neighbour.
+    logits = torch.tensor([0 - 0.5, -2.0, -2.0 - 0.5])
+    torch.testing.assert_close(per_column[:, 2], torch.softmax(logits, 0))
+    # The first, 0, sees 0 (repeated), 0 and 2.
+    logits = torch.tensor([0 - 0.5, 0.0, -2.0 - 0.5])
+    torch.testing.assert_close(per_column[:, 0], torch.softmax(logits, 0))
+
+
+def test_a_batch_is_matched_and_rebuilt_as_each_pair_by_itself() -> None:
+    source, target, values = texture(3, 2, 7, 8), texture(3, 2, 7, 8, seed=1), texture(3, 4, 7, 8)
+    together = match(source, target, SETTINGS)
+    rebuilt = rebuild(together, values, 2)
+    for number in range(3):
+        one = slice(number, number + 1)
+        alone = match(source[one], target[one], SETTINGS)
+        torch.testing.assert_close(together[one], alone)
+        torch.testing.assert_close(rebuilt[one], rebuild(alone, values[one], 2))
+
+
+def test_rebuilding_is_a_weighted_mean_of_the_window() -> None:
+    soft = torch.zeros(1, 1, 5, 5)
+    soft[0, 0, 2, 3] = 1
+    affinity = torch.zeros(1, 9, 5, 5)
+    affinity[:, 5] = 0.25  # one column to the right
+    affinity[:, 4] = 0.75  # the pixel itself
+    carried = rebuild(affinity, soft, 1)
+    wanted = torch.zeros(1, 1, 5, 5)
+    wanted[0, 0, 2, 3], wanted[0, 0, 2, 2] = 0.75, 0.25
     torch.testing.assert_close(carried, wanted)
 
 
@@ -158,7 +190,7 @@ def test_looking_only_around_the_object_loses_nothing(monkeypatch: pytest.Monkey
     image, truth = square_stack([2, 4, 6, 8, 10, 10, None])
     painted = one_hot(truth[2].long(), 2)
     around = carry(image, painted, 2, SETTINGS)
-    monkeypatch.setattr(soft_affinity, "NEGLIGIBLE", -1.0)  # every pixel matters
+    monkeypatch.setattr(region, "NEGLIGIBLE", -1.0)  # every pixel matters
     everywhere = carry(image, painted, 2, SETTINGS)
     torch.testing.assert_close(around.soft, everywhere.soft, rtol=0, atol=0.01)
     torch.testing.assert_close(around.agreement, everywhere.agreement, rtol=0, atol=0.01)
@@ -198,3 +230,18 @@ def test_agreement_is_the_soft_dice_of_the_foreground() -> None:
     # Overlap min(1, .5) + min(0, .5) = .5; sums 1 and 1.
     assert foreground_agreement(one, other) == 0.5
     assert foreground_agreement(one, one) == 1
+
+
+def test_descriptors_are_matched_by_the_sum_over_their_numbers_and_without_patches() -> None:
+    source, target = texture(1, 6, 7, 8), texture(1, 6, 7, 8, seed=1)
+    changed = for_descriptors(SETTINGS, 6, temperature=2.0)
+    assert changed.search_radius_voxels == SETTINGS.search_radius_voxels
+    affinity = match(source, target, changed)
+    # By hand for one pixel away from the edges, in plain loops.
+    logits = [
+        -float(((target[0, :, 3, 4] - source[0, :, 3 + i, 4 + j]) ** 2).sum()) / 2.0
+        - SETTINGS.displacement_penalty * (i**2 + j**2)
+        for i in range(-2, 3)
+        for j in range(-2, 3)
+    ]
+    torch.testing.assert_close(affinity[0, :, 3, 4], torch.softmax(torch.tensor(logits), 0))

@@ -1,11 +1,15 @@
 """Label maps from painted slices."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 
-from client.propagation.spread_labels import spread_labels
-from common.plan import Propagation
+from client.propagation.combine import carry_by_correspondence
+from client.propagation.spread_labels import painted_labels, spread_labels
+from common.networks.correspondence import build_correspondence
+from common.plan import Candidate, Correspondence, Propagation
 from common.scans import Geometry, LabelMap, Scan, SliceAnnotation, SliceRef
 
 SHAPE = (10, 11, 12)
@@ -13,6 +17,9 @@ IDENTITY = tuple(tuple(row) for row in np.eye(4).tolist())
 SETTINGS = Propagation(
     reach_slices=2, weight_per_slice=0.5, search_radius_voxels=1, patch_radius_voxels=1
 )
+
+ALL: tuple[Candidate, ...] = ("patches", "correspondence", "registration")
+EACH = pytest.mark.parametrize("candidates", [*((one,) for one in ALL), ALL], ids="+".join)
 
 
 @pytest.fixture
@@ -33,9 +40,10 @@ def painted(axis: int, index: int, label: int, looked_for: tuple[int, ...]) -> S
 
 def spread(scan: Scan, *annotations: SliceAnnotation, **changes: object) -> LabelMap:
     settings = SETTINGS.model_copy(update=changes)
-    labels = spread_labels(scan, annotations, settings, device=torch.device("cpu"))
+    network = build_correspondence(1, Correspondence(channels=4, layers=1), 0)
+    labels = spread_labels(scan, annotations, settings, network, device=torch.device("cpu"))
     np.testing.assert_allclose(labels.soft.sum(0), 1, atol=1e-5)
-    assert labels.soft.shape == (1 + len(labels.classes), *SHAPE)
+    assert labels.soft.shape == (1 + len(labels.classes), *scan.geometry.shape)
     assert labels.weight.min() >= 0
     assert labels.weight.max() <= 1
     assert labels.source == "propagated"
@@ -150,3 +158,128 @@ def test_the_scan_is_left_as_it_was(scan: Scan) -> None:
     kept = scan.image.copy()
     spread(scan, painted(1, 5, 1, (1,)))
     np.testing.assert_array_equal(scan.image, kept)
+
+
+# Candidates -------------------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_painted_slice_is_exact_with_every_candidate(
+    scan: Scan, candidates: tuple[Candidate, ...], axis: int
+) -> None:
+    annotation = painted(axis, 5, 2, (1, 2))
+    labels = spread(scan, annotation, candidates=candidates)
+    where = annotation.ref.selection
+    np.testing.assert_array_equal(labels.hard()[where], annotation.mask)
+    assert set(np.unique(labels.soft[:, *where])) == {0, 1}
+    assert weights_along(labels, axis)[5] == 1
+    # The block goes on beyond the painted slice, and half of it is found again at least.
+    found = labels.hard()[SliceRef("scan", axis, 6).selection] == 2
+    assert (found & (annotation.mask == 2)).sum() > 0.5 * (annotation.mask == 2).sum()
+
+
+@EACH
+def test_a_slice_painted_empty_leaves_background_with_every_candidate(
+    scan: Scan, candidates: tuple[Candidate, ...]
+) -> None:
+    labels = spread(scan, painted(2, 5, 0, (1, 2)), candidates=candidates)
+    np.testing.assert_array_equal(labels.weight > 0, labels.expert)
+    assert (labels.soft[0] == 1).all()
+    assert (labels.soft[1:] == 0).all()
+
+
+def test_the_given_network_is_the_one_that_votes(scan: Scan) -> None:
+    annotation, settings = painted(2, 5, 1, (1,)), Propagation(candidates=("correspondence",))
+    networks = [build_correspondence(1, Correspondence(channels=4), seed) for seed in (0, 1)]
+    one, other = (
+        spread_labels(scan, [annotation], settings, network, device=torch.device("cpu"))
+        for network in networks
+    )
+    assert (one.soft != other.soft).any()
+    stack = torch.from_numpy(np.moveaxis(scan.image, 3, 1).copy())
+    mask = torch.from_numpy(annotation.mask)
+    votes = carry_by_correspondence(
+        stack, torch.stack([mask == 0, mask == 1]).float(), 5, settings, networks[0]
+    )
+    next_slice = torch.stack(votes).mean(0)[1, 6].numpy()
+    np.testing.assert_allclose(one.soft[1, :, :, 6], next_slice, atol=1e-5)
+
+
+# Scans of few slices ----------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_scan_of_few_slices_is_used_with_its_painted_slice_alone(
+    caplog: pytest.LogCaptureFixture, candidates: tuple[Candidate, ...], depth: int, axis: int
+) -> None:
+    shape = [8, 9, 10]
+    shape[axis] = depth
+    i, j, k = shape
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    scan = Scan("flat", image, Geometry((i, j, k), IDENTITY), "MR")
+    mask = np.zeros([n for place, n in enumerate(shape) if place != axis], dtype=np.uint8)
+    mask[2:6, 3:7] = 1
+    annotation = SliceAnnotation(SliceRef("flat", axis, depth - 1), mask, (1,), "someone", 1.0)
+    with caplog.at_level(logging.WARNING):
+        labels = spread(scan, annotation, candidates=candidates, reach_slices=5)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        f"scan flat has {depth} slices along the plane, expected at least 3: only its painted "
+        "slices are used"
+    )
+    np.testing.assert_array_equal(labels.weight > 0, labels.expert)
+    np.testing.assert_array_equal(labels.hard()[annotation.ref.selection], mask)
+    assert labels.soft[1].sum() == mask.sum()
+
+
+def test_three_slices_are_enough(caplog: pytest.LogCaptureFixture) -> None:
+    shape = (9, 8, 3)
+    image = np.zeros((1, *shape), dtype=np.float32)
+    scan = Scan("thin", image, Geometry(shape, IDENTITY), "MR")
+    mask = np.ones((9, 8), dtype=np.uint8)
+    annotation = SliceAnnotation(SliceRef("thin", 2, 1), mask, (1,), "someone", 1.0)
+    labels = spread(scan, annotation)
+    assert weights_along(labels, 2) == pytest.approx([0.5, 1, 0.5])
+    assert not caplog.records
+
+
+def test_a_scan_painted_throughout_is_what_was_painted(caplog: pytest.LogCaptureFixture) -> None:
+    shape = (6, 7, 4)
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    scan = Scan("full", image, Geometry(shape, IDENTITY), "MR")
+    truth = np.random.default_rng(1).integers(0, 2, size=shape).astype(np.uint8)
+    annotations = [
+        SliceAnnotation(SliceRef("full", 2, index), truth[..., index], (1,), "someone", 1.0)
+        for index in range(4)
+    ]
+    labels = spread(scan, *annotations)
+    np.testing.assert_array_equal(labels.hard(), truth)
+    assert labels.expert.all()
+    assert (labels.weight == 1).all()
+    assert not caplog.records
+
+
+# Painted slices alone ---------------------------------------------------------------------------
+
+
+def test_painted_labels_know_the_painted_slices_and_nothing_else() -> None:
+    organ, empty = painted(2, 5, 1, (1, 2)), painted(2, 9, 0, (1, 2))
+    labels = painted_labels(SHAPE, [organ, empty])
+    assert (labels.classes, labels.spread) == ((1, 2), (1,))
+    np.testing.assert_array_equal(labels.weight > 0, labels.expert)
+    assert labels.expert.sum() == organ.mask.size + empty.mask.size
+    np.testing.assert_array_equal(labels.hard()[:, :, 5], organ.mask)
+    assert labels.soft[1:].sum() == (organ.mask > 0).sum()
+    np.testing.assert_array_equal(labels.soft.sum(0), np.ones(SHAPE))
+
+
+def test_without_reach_spread_and_painted_labels_count_the_same(scan: Scan) -> None:
+    annotation = painted(0, 4, 1, (1,))
+    spread_, alone = spread(scan, annotation, reach_slices=0), painted_labels(SHAPE, [annotation])
+    np.testing.assert_array_equal(spread_.weight, alone.weight)
+    np.testing.assert_array_equal(spread_.expert, alone.expert)
+    np.testing.assert_array_equal(spread_.soft[:, alone.expert], alone.soft[:, alone.expert])

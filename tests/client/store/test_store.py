@@ -79,4 +79,6 @@ def test_a_full_disk_is_said_plainly_and_the_store_still_opens(store: Store) -> 
 
 def test_foreign_keys_are_on(store: Store) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"), store.connect() as connection:
-        connection.execute("INSERT INTO label_maps VALUES ('no', 1, '', '', '', '', '', '', '')")
+        connection.execute(
+            "INSERT INTO label_maps VALUES ('no', 1, '', '', 0, 0, '', '', '', '', '', '')"
+        )

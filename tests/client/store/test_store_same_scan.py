@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from client.store.annotations import latest_annotations, save_annotation
 from client.store.arrays import load_array
 from client.store.ingest import IngestReport, ingest_cases, read_case
-from client.store.label_maps import label_map_origin, save_label_map
+from client.store.label_maps import MadeFrom, find_label_map, save_label_map
 from client.store.layouts import Case, Dataset, find_cases
 from client.store.scans import list_scans
 from client.store.store import Store
@@ -125,7 +125,7 @@ def test_a_late_label_leaves_annotations_and_label_maps_alone(
     save_annotation(store, painted)
     soft = np.full((2, *IMAGE.shape), 0.5, dtype=np.float32)
     labels = LabelMap((1,), soft, soft[0], soft[0] > 1, (1,), "propagated")
-    save_label_map(store, scan_id, labels, "origin")
+    save_label_map(store, scan_id, labels, MadeFrom("origin"))
     save_nifti(tmp_path / "labels" / "a.nii", LABEL)
     report = _ingest(store, tmp_path, task)
     assert (report.already_known, report.quarantined) == (1, ())
@@ -135,7 +135,7 @@ def test_a_late_label_leaves_annotations_and_label_maps_alone(
     assert scan.label_voxels == dict(enumerate(np.bincount(LABEL.ravel()).tolist()[1:], start=1))
     (kept,) = latest_annotations(store, scan_id)
     np.testing.assert_array_equal(kept.mask, LABEL[3])
-    assert label_map_origin(store, scan_id) == "origin"
+    assert find_label_map(store, scan_id) == MadeFrom("origin")
     again = _ingest(store, tmp_path, task)
     assert (again.added, again.already_known) == (0, 1)
     assert list_scans(store) == [scan]

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from client.store.orientation import OriginalGeometry
 from client.store.volume_files import read_label, read_volume, write_volume_like

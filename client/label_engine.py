@@ -1,0 +1,135 @@
+"""The labels that a hospital trains on: painted slices, spread, then joined by the segmenter.
+
+A label map is made from the painted slices alone when they are new. The segmenter joins once it has
+earned it on slices that no hospital trained on, and again only when it got better there: a proxy
+that a model makes from what it learned from that proxy would otherwise confirm its own mistakes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import Module
+from torch.nn.utils import parameters_to_vector
+
+from client.learning.predict import predict_probabilities
+from client.own_correspondence import own_correspondence
+from client.propagation.fuse import fuse
+from client.propagation.spread_labels import spread_labels
+from client.store.annotations import latest_annotations
+from client.store.label_maps import (
+    MadeFrom,
+    drop_label_maps,
+    find_label_map,
+    load_label_map,
+    save_label_map,
+)
+from client.store.scans import load_scan
+from client.store.store import Store
+from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
+from common.networks.unet import load_arrays
+from common.plan import FederationPlan
+from common.updates import CORRESPONDENCE, Arrays
+
+
+@dataclass(frozen=True)
+class LabelMaker:
+    """What a round makes labels with.
+
+    Attributes:
+        store: the hospital's.
+        plan: how.
+        network: the correspondence network, if the plan names it as a candidate.
+        device: where.
+    """
+
+    store: Store
+    plan: FederationPlan
+    network: CorrespondenceNetwork | None
+    device: torch.device
+
+
+def label_maker(
+    store: Store, plan: FederationPlan, arrays: Arrays, device: torch.device
+) -> LabelMaker:
+    """With the federation's correspondence network if the plan trains one, else the hospital's."""
+    network = None
+    if "correspondence" in plan.propagation.candidates:
+        if plan.correspondence.rounds > 0:
+            network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
+            load_arrays(network, arrays, CORRESPONDENCE)
+        else:
+            network = own_correspondence(store, plan, device)
+    return LabelMaker(store, plan, network, device)
+
+
+def spread_new(maker: LabelMaker, scan_ids: Sequence[str]) -> None:
+    """Spreads the painted slices of scans whose newest label map was made from something else."""
+    weights = b""
+    if maker.network is not None:
+        weights = parameters_to_vector(maker.network.parameters()).detach().cpu().numpy().tobytes()
+    settings = maker.plan.propagation.model_dump_json().encode()
+    common_part = hashlib.sha256(settings + weights)
+    for scan_id in scan_ids:
+        annotations = latest_annotations(maker.store, scan_id)
+        digest = common_part.copy()
+        for annotation in annotations:
+            digest.update(repr((annotation.ref, annotation.looked_for)).encode())
+            digest.update(annotation.mask.tobytes())
+        made_from = MadeFrom(digest.hexdigest())
+        if find_label_map(maker.store, scan_id) == made_from:
+            continue
+        labels = spread_labels(
+            load_scan(maker.store, scan_id),
+            annotations,
+            maker.plan.propagation,
+            maker.network,
+            device=maker.device,
+        )
+        save_label_map(maker.store, scan_id, labels, made_from)
+
+
+def join_segmenter(
+    maker: LabelMaker,
+    segmenter: Module,
+    scan_ids: Sequence[str],
+    round_number: int,
+    held_back_dice: float | None,
+) -> int:
+    """Makes the labels of scans again with the segmenter where it earned that; returns how many.
+
+    Args:
+        maker: what to make them with.
+        segmenter: the incoming one.
+        scan_ids: scans with a label map.
+        round_number: this round; what it, or a later one, made in an earlier try is dropped first.
+        held_back_dice: the federation's mean on slices that nobody trained on; None if unknown.
+    """
+    store, plan = maker.store, maker.plan
+    settings = plan.propagation
+    drop_label_maps(store, plan.federation, round_number)
+    least = settings.segmenter_from
+    if least is None or held_back_dice is None or held_back_dice < least:
+        return 0
+    number = 0
+    for scan_id in scan_ids:
+        current = find_label_map(store, scan_id, plan.federation)
+        assert current is not None  # `spread_new` has been here
+        if current.federation and held_back_dice < current.score + settings.refresh_gain:
+            continue
+        predicted = predict_probabilities(
+            segmenter, load_scan(store, scan_id), plan.training, device=maker.device
+        )
+        labels = fuse(
+            load_label_map(store, scan_id),
+            latest_annotations(store, scan_id),
+            predicted.numpy(),
+            settings,
+        )
+        joined = replace(
+            current, federation=plan.federation, round=round_number, score=held_back_dice
+        )
+        save_label_map(store, scan_id, labels, joined)
+        number += 1
+    return number

@@ -1,0 +1,74 @@
+"""The correspondence network that a hospital learns by itself, from all its scans."""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from client.propagation.learn_correspondence import learn_correspondence
+from client.store.correspondence import Learned, load_learned, save_learned
+from client.store.scans import CatalogScan, list_scans, load_scan
+from client.store.store import Store
+from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
+from common.plan import FederationPlan
+from common.random_streams import generator
+
+PARTS = 10
+# A network is learned anew once the hospital has this many times the scans that it saw.
+OUTGROWN = 2
+
+
+def own_correspondence(
+    store: Store, plan: FederationPlan, device: torch.device
+) -> CorrespondenceNetwork:
+    """The hospital's own network, learned now if there is none, or scans have doubled since.
+
+    Learned in parts, each kept: a training that was killed goes on with the next part, to the same
+    weights. Scans too short for a chain of slices teach nothing and do not count.
+    """
+    network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
+    settings = _digest(plan)
+    kept = load_learned(store, settings)
+    axis_of = {task.name: task.axis for task in plan.tasks}
+    scans = [
+        scan
+        for scan in list_scans(store)
+        if scan.task in axis_of
+        and scan.geometry.shape[axis_of[scan.task]] >= plan.correspondence.chain_slices
+    ]
+    done = kept[-1] if kept and len(scans) < OUTGROWN * len(kept[-1].scans) else None
+    if done is not None:
+        _set_weights(network, done)
+        seen = set(done.scans)
+        scans = [scan for scan in scans if scan.scan_id in seen]
+    for part in range(done.part + 1 if done else 1, PARTS + 1):
+        _learn_part(store, plan, network, scans, part, device)
+        weights = parameters_to_vector(network.parameters()).detach().cpu().numpy()
+        names = tuple(scan.scan_id for scan in scans)
+        save_learned(store, settings, Learned(part, names, weights))
+    return network
+
+
+def _learn_part(
+    store: Store,
+    plan: FederationPlan,
+    network: CorrespondenceNetwork,
+    scans: list[CatalogScan],
+    part: int,
+    device: torch.device,
+) -> None:
+    axis_of = {task.name: task.axis for task in plan.tasks}
+    rng = generator(plan.seed, store.hospital, "own correspondence", str(len(scans)), part)
+    loaded = [(load_scan(store, scan.scan_id), axis_of[scan.task]) for scan in scans]
+    learn_correspondence(network, loaded, plan, part=(part, PARTS), rng=rng, device=device)
+
+
+def _digest(plan: FederationPlan) -> str:
+    parts = (plan.correspondence, plan.propagation)
+    text = "".join(part.model_dump_json() for part in parts) + str((plan.channels, plan.seed))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _set_weights(network: CorrespondenceNetwork, learned: Learned) -> None:
+    vector_to_parameters(torch.from_numpy(np.array(learned.weights)), network.parameters())
