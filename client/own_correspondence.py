@@ -65,8 +65,9 @@ def _learn_part(
 
 
 def _digest(plan: FederationPlan) -> str:
-    parts = (plan.correspondence, plan.propagation)
-    text = "".join(part.model_dump_json() for part in parts) + str((plan.channels, plan.seed))
+    """Of all that bears on the training; other settings of the propagation do not."""
+    window = (plan.propagation.search_radius_voxels, plan.propagation.displacement_penalty)
+    text = plan.correspondence.model_dump_json() + str((window, plan.channels, plan.seed))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

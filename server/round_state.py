@@ -8,6 +8,8 @@ from pydantic import Field
 from common.settings_file import Settings
 from common.updates import Arrays, Note
 
+SLICES_TO_JUDGE_BY = 8
+
 
 class Dropped(Settings):
     """A hospital whose answer did not count in a round, and why."""
@@ -35,11 +37,16 @@ class RoundRecord(Settings):
 
     @property
     def held_back_dice(self) -> float | None:
-        """The mean Dice on all hospitals' held-back slices, each task by its slices; None: none."""
+        """The mean Dice on all hospitals' held-back slices, each task by its slices.
+
+        None where they are fewer than SLICES_TO_JUDGE_BY: one or two tell nothing.
+        """
         scores = [score for note in self.notes for score in note.scores]
         counted = [(one.mean_dice, one.cases) for one in scores if one.mean_dice is not None]
         slices = sum(cases for _, cases in counted)
-        return sum(dice * cases for dice, cases in counted) / slices if slices else None
+        if slices < SLICES_TO_JUDGE_BY:
+            return None
+        return sum(dice * cases for dice, cases in counted) / slices
 
 
 @dataclass(frozen=True)

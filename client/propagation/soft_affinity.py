@@ -25,8 +25,9 @@ class Carried:
 
     Attributes:
         soft: (N, D, H, W) class probabilities; all background where the organ has ended.
-        agreement: (D,), 1 on the start slice, falling along the way: the share of each step's
-            foreground that is still there after carrying it back again, multiplied up.
+        agreement: (D,), how far to trust each slice, in [0, 1]. Of one candidate: 1 on the start
+            slice, falling along the way, the share of each step's foreground that is still there
+            after carrying it back again, multiplied up. Of several: times their mutual agreement.
     """
 
     soft: Float[Tensor, "n d h w"]

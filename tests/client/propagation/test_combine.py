@@ -161,6 +161,22 @@ def test_the_patches_end_what_the_others_would_carry_on(moving_square: MovingSqu
     assert (carried.agreement > 0).tolist() == there
 
 
+def test_one_class_ends_while_another_goes_on(moving_square: MovingSquare) -> None:
+    going_on, truth = moving_square([22] * 9, size=4)
+    ending, truth_of_ending = moving_square([None, None, None, 5, 5, 5, None, None, None], size=4)
+    stack = torch.cat([ending[..., :16], going_on[..., 16:]], dim=3)
+    painted = torch.zeros(3, 32, 32)
+    painted[1], painted[2] = truth[4], truth_of_ending[4]
+    painted[0] = 1 - painted[1:].sum(0)
+    carried = carry_by_all(stack, painted, 4, settings_for("registration"), None)
+    areas = carried.soft[1:].sum((2, 3))
+    assert (areas[0] > 10).all()
+    assert (areas[1, 3:6] > 10).all()
+    # Registration by itself carries the second class to both ends.
+    assert (carry_by_registration(stack, painted, 4)[2].sum((1, 2)) > 1).all()
+    assert areas[1, [0, 8]].tolist() == [0, 0]
+
+
 def test_where_nothing_is_left_nothing_is_looked_at(
     moving_square: MovingSquare, network: CorrespondenceNetwork
 ) -> None:
