@@ -67,7 +67,10 @@ def _learn_part(
 def _digest(plan: FederationPlan) -> str:
     """Of all that bears on the training; other settings of the propagation do not."""
     window = (plan.propagation.search_radius_voxels, plan.propagation.displacement_penalty)
-    text = plan.correspondence.model_dump_json() + str((window, plan.channels, plan.seed))
+    optimiser = (plan.training.weight_decay, plan.training.clip_norm)
+    scans = sorted((task.name, task.axis) for task in plan.tasks)
+    rest = (window, optimiser, scans, plan.channels, plan.seed)
+    text = plan.correspondence.model_dump_json() + str(rest)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -219,7 +219,9 @@ def _require_quorum(
     needed = fewest_models(strategy)
     if num_answers >= plan.limits.quorum and num_models >= needed:
         return
-    why = "; ".join(f"{one.hospital}: {one.reason}" for one in record.dropped) or "none dropped"
+    reasons = [f"{one.hospital}: {one.reason}" for one in record.dropped]
+    reasons += [f"{note.hospital}: {note.reason}" for note in record.notes if note.reason]
+    why = "; ".join(reasons) or "none dropped"
     raise QuorumError(
         f"round {record.round}: {num_answers} answers and {num_models} models counted, needed are "
         f"{plan.limits.quorum} answers and {needed} models for {strategy.name} ({why}); "

@@ -101,9 +101,11 @@ def propagation(
     scans: Annotated[int, typer.Option(help="How many scans to draw; 0: all.")] = 0,
     seeds: Annotated[int, typer.Option(help="Repeats of what is learnt or drawn.")] = 1,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    training_seconds: Annotated[float, typer.Option(help="For each learned method.")] = 60,
+    training_seconds: Annotated[
+        float, typer.Option(help="For sli2vol; others take fixed steps.")
+    ] = 60,
     training_steps: Annotated[
-        int | None, typer.Option(help="Instead of seconds; repeats exactly.")
+        int | None, typer.Option(help="For all that learn; repeats exactly.")
     ] = None,
     json_file: Json = None,
     plots: Annotated[Path | None, typer.Option(help="Write PNG plots to this folder.")] = None,

@@ -32,8 +32,8 @@ class ComparisonSettings(Settings):
         plane: `auto` takes it from the scans' geometry.
         scans: how many of the scored scans to draw; 0: all.
         seeds: repeats of what is drawn or learnt, with `seed`, `seed` + 1, ...
-        training_seconds: for each learned method and seed.
-        training_steps: instead of seconds; repeats exactly.
+        training_seconds: of `sli2vol`, for each seed; the other networks take fixed steps.
+        training_steps: of every learned method instead; repeats exactly.
     """
 
     methods: tuple[str, ...] = ()

@@ -86,6 +86,9 @@ def load_labelled_scans(
         raise SettingsError(f"{data}: none of {len(drawn)} labelled cases can be used: {reasons}")
     learnt = tuple(by_name[n] for n in to_learn if n in by_name and by_name[n] not in scored)
     notes = [f"left out, cannot be used: {', '.join(reasons)}"] if reasons else []
+    doubles = [n for n in dict.fromkeys((*drawn, *to_learn)) if n not in by_name | reasons]
+    if doubles:
+        notes.append(f"left out, the same scan under another name: {', '.join(doubles)}")
     if with_training and not learnt:
         notes.append("learned methods trained on the scored scans themselves, without their labels")
     return LabelledScans(

@@ -40,7 +40,7 @@ class TrainingSet:
             look at them.
         scored_too: whether these are the scans that are scored.
         axis: whose slices will be painted.
-        seconds: for how long to train.
+        seconds: for how long to train, where that is not counted in steps.
         steps: how many steps to train instead, if not None.
         seed: what the method draws at random, it draws from here.
     """

@@ -20,7 +20,7 @@ class MadeFrom:
         origin: digest of the painted slices, the settings and the correspondence network.
         federation: whose segmenter had a part in it; empty: none had.
         round: the round whose incoming segmenter it was.
-        score: that segmenter's mean Dice on held-back slices.
+        score: the federation's mean Dice on held-back slices, of the round before, that let it in.
     """
 
     origin: str

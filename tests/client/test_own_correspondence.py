@@ -33,6 +33,8 @@ SMALL = {
     "descriptor_length": 4,
 }
 
+TASK = {"classes": ["organ"], "modality": "MR", "plane": "axial", "rounds": 2}
+
 
 class KilledError(Exception):
     """The power went off."""
@@ -198,8 +200,10 @@ def test_scans_too_short_for_a_chain_do_not_count(
         {"correspondence": {**SMALL, "edge_gain": 3.0}},
         {"propagation": {"candidates": ["correspondence"], "search_radius_voxels": 2}},
         {"seed": 1},
+        {"training": {"clip_norm": 0.1}},
+        {"tasks": [{**TASK, "name": name, "plane": "coronal"} for name in ("first", "second")]},
     ],
-    ids=["network", "window", "seed"],
+    ids=["network", "window", "seed", "optimiser", "plane"],
 )
 def test_other_settings_learn_a_network_of_their_own(
     make_hospital: MakeHospital,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_hospitals
 import numpy as np
 import pytest
 from fake_hospitals import SCANS, ChangingGrid, FakeHospitals, Misdeed
@@ -144,6 +145,16 @@ def test_several_failures_at_once_leave_what_abstaining_would(
 def test_a_round_of_abstentions_alone_has_no_model(plan: FederationPlan, tmp_path: Path) -> None:
     nothing: dict[tuple[str, int], Misdeed] = {(name, 2): "nothing" for name in SCANS}
     with pytest.raises(QuorumError, match=r"round 2: 4 answers and 0 models .*none dropped"):
+        _run(FakeHospitals(NAMES, nothing), plan, tmp_path)
+
+
+def test_a_round_without_a_model_says_why_hospitals_abstained(
+    plan: FederationPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"outcome": "abstained", "reason": "no annotated scan to train on"}
+    monkeypatch.setitem(fake_hospitals.INSTEAD, "nothing", said)
+    nothing: dict[tuple[str, int], Misdeed] = {(name, 1): "nothing" for name in SCANS}
+    with pytest.raises(QuorumError, match=r"0 models .*\(east: no annotated scan to train on; "):
         _run(FakeHospitals(NAMES, nothing), plan, tmp_path)
 
 

@@ -1,6 +1,7 @@
 """The comparison of propagators on a folder of tiny scans, and its command."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -165,6 +166,18 @@ def test_a_bad_scan_is_named_and_the_rest_is_scored(tmp_path: Path) -> None:
     )
     assert {row.case for row in scans.scored} == {"case0", "case2"}
     assert "case1" in scans.notes[0]
+
+
+def test_a_scan_under_two_names_counts_once_and_is_not_learnt_from(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", 4, splits=True)
+    for part in ("images", "labels"):
+        shutil.copy(folder / part / "case1.nii.gz", folder / part / "case2.nii.gz")
+    scans = load_labelled_scans(
+        folder, tmp_path / "out", num_scans=0, seed=0, with_training=True, progress=no_progress
+    )
+    assert sorted(row.case for row in scans.scored) == ["case1", "case3"]
+    assert [row.case for row in scans.training] == ["case0"]
+    assert scans.notes == ("left out, the same scan under another name: case2",)
 
 
 def geometry(shape: tuple[int, int, int], *spacing_mm: float) -> Geometry:
