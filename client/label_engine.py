@@ -6,7 +6,7 @@ that a model makes from what it learned from that proxy would otherwise confirm 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,7 +95,7 @@ def join_segmenter(
     segmenter: Module,
     scan_ids: Sequence[str],
     round_number: int,
-    held_back_dice: float | None,
+    held_back_dice: Mapping[str, float],
 ) -> int:
     """Makes the labels of scans again with the segmenter where it earned that; returns how many.
 
@@ -104,32 +104,38 @@ def join_segmenter(
         segmenter: the incoming one.
         scan_ids: scans with a label map.
         round_number: this round; what it, or a later one, made in an earlier try is dropped first.
-        held_back_dice: the federation's mean on slices that nobody trained on; None if unknown.
+        held_back_dice: the federation's Dice of each class on slices that nobody trained on. A scan
+            is judged by the mean over its own classes; with one of them unknown it is left alone.
     """
     store, plan = maker.store, maker.plan
     settings = plan.propagation
     drop_label_maps(store, plan.federation, round_number)
-    least = settings.segmenter_from
-    if least is None or held_back_dice is None or held_back_dice < least:
+    if settings.segmenter_from is None:
         return 0
+    index_of = {label.name: label.index for label in plan.labels}
+    dice = {index_of[name]: value for name, value in held_back_dice.items() if name in index_of}
     number = 0
     for scan_id in scan_ids:
         current = find_label_map(store, scan_id, plan.federation)
         assert current is not None  # `spread_new` has been here
-        if current.federation and held_back_dice < current.score + settings.refresh_gain:
+        annotations = latest_annotations(store, scan_id)
+        classes = {index for one in annotations for index in one.looked_for}
+        if not classes <= dice.keys():
+            continue
+        score = sum(dice[index] for index in sorted(classes)) / len(classes)
+        least = current.score + settings.refresh_gain if current.federation else 0.0
+        if score < max(least, settings.segmenter_from):
             continue
         predicted = predict_probabilities(
             segmenter, load_scan(store, scan_id), plan.training, device=maker.device
         )
         labels = fuse(
             load_label_map(store, scan_id),
-            latest_annotations(store, scan_id),
+            annotations,
             predicted.numpy(),
             settings,
         )
-        joined = replace(
-            current, federation=plan.federation, round=round_number, score=held_back_dice
-        )
+        joined = replace(current, federation=plan.federation, round=round_number, score=score)
         save_label_map(store, scan_id, labels, joined)
         number += 1
     return number

@@ -17,7 +17,7 @@ from common.errors import BadReplyError, SettingsError
 from common.plan import FederationPlan, LabelName, Name, Share
 from common.settings_file import Settings, parse_settings
 
-PROTOCOL = 1
+PROTOCOL = 2
 Arrays = dict[str, np.ndarray]
 CORRESPONDENCE = "correspondence"
 Count = Annotated[int, Field(ge=0)]
@@ -34,7 +34,8 @@ Outcome = Literal[
 class RoundRequest(Settings):
     """What the server asks: greet, train on a round, or only score the model.
 
-    `held_back_dice` is the mean Dice on all hospitals' held-back slices in the round before.
+    `held_back_dice` is each class's Dice on all hospitals' held-back slices in the round before,
+    where there are enough of them.
     """
 
     action: Action
@@ -42,7 +43,7 @@ class RoundRequest(Settings):
     plan: FederationPlan
     round: Count
     proximal_mu: float = Field(default=0.0, ge=0)
-    held_back_dice: Share | None = None
+    held_back_dice: dict[LabelName, Share] = {}
 
 
 class TaskScore(Settings):

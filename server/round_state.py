@@ -36,17 +36,20 @@ class RoundRecord(Settings):
     seconds: dict[Literal["wait", "aggregate"], float] = {}
 
     @property
-    def held_back_dice(self) -> float | None:
-        """The mean Dice on all hospitals' held-back slices, each task by its slices.
+    def held_back_dice(self) -> dict[str, float]:
+        """Each class's Dice on all hospitals' held-back slices, tasks weighed by their slices.
 
-        None where they are fewer than SLICES_TO_JUDGE_BY: one or two tell nothing.
+        A class that was scored on fewer than SLICES_TO_JUDGE_BY is left out: one or two tell
+        nothing.
         """
         scores = [score for note in self.notes for score in note.scores]
-        counted = [(one.mean_dice, one.cases) for one in scores if one.mean_dice is not None]
-        slices = sum(cases for _, cases in counted)
-        if slices < SLICES_TO_JUDGE_BY:
-            return None
-        return sum(dice * cases for dice, cases in counted) / slices
+        result = {}
+        for name in sorted({name for score in scores for name in score.dice}):
+            counted = [(score.dice[name], score.cases) for score in scores if name in score.dice]
+            slices = sum(cases for _, cases in counted)
+            if slices >= SLICES_TO_JUDGE_BY:
+                result[name] = sum(dice * cases for dice, cases in counted) / slices
+        return result
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _ask_round(
     action: Action,
 ) -> tuple[RoundRecord, Answers]:
     number = state.round + (action == "train")
-    held_back = state.history[-1].held_back_dice if state.history else None
+    held_back = state.history[-1].held_back_dice if state.history else {}
     request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)
     trained, sent = trained_in(plan, number, state.arrays), _sent_down(plan, state, action)
     messages = _make_messages(grid, strategy, request, trained, sent)

@@ -90,7 +90,10 @@ def load_labelled_scans(
     if doubles:
         notes.append(f"left out, the same scan under another name: {', '.join(doubles)}")
     if with_training and not learnt:
-        notes.append("learned methods trained on the scored scans themselves, without their labels")
+        notes.append(
+            "learned methods trained on the scored scans themselves, without their labels; those "
+            "with a segmenter in two folds, each on one painted slice of the scans of the other"
+        )
     return LabelledScans(
         store, scored, learnt or scored, _names_of_labels(dataset, scored), tuple(notes)
     )

@@ -70,8 +70,23 @@ def versions(store: Store, scan_id: str) -> int:
 
 
 def join(maker: LabelMaker, number: int, dice: float | None, *, seed: int = 0) -> int:
+    """With the same Dice for every class, or for none."""
+    names = [label.name for label in maker.plan.labels] if dice is not None else []
+    held_back = {name: dice for name in names if dice is not None}
     segmenter = segmenter_of(maker.plan, seed)
-    return join_segmenter(maker, segmenter, ids_of(maker.store), number, dice)
+    return join_segmenter(maker, segmenter, ids_of(maker.store), number, held_back)
+
+
+def test_a_scan_is_judged_by_its_own_classes(make_maker: MakeMaker) -> None:
+    maker = make_maker()
+    scan_ids, segmenter = ids_of(maker.store), segmenter_of(maker.plan)
+    classes = maker.plan.tasks[0].classes
+    others = [label.name for label in maker.plan.labels if label.name not in classes]
+    assert others
+    # How well it knows classes that nobody looked for here does not matter.
+    assert join_segmenter(maker, segmenter, scan_ids, 1, dict.fromkeys(others, 1.0)) == 0
+    half = {**dict.fromkeys(others, 0.0), **dict.fromkeys(classes, 0.5)}
+    assert join_segmenter(maker, segmenter, scan_ids, 1, half) == 3
 
 
 def newest(maker: LabelMaker, scan_id: str) -> LabelMap:
@@ -296,7 +311,8 @@ def test_a_scan_that_is_repainted_is_joined_anew_without_a_gain(make_maker: Make
 def test_only_the_scans_that_are_asked_for_are_joined(make_maker: MakeMaker) -> None:
     maker = make_maker()
     asked, *others = ids_of(maker.store)
-    assert join_segmenter(maker, segmenter_of(maker.plan), [asked], 1, 0.9) == 1
+    held_back = {label.name: 0.9 for label in maker.plan.labels}
+    assert join_segmenter(maker, segmenter_of(maker.plan), [asked], 1, held_back) == 1
     for scan_id in others:
         made = find_label_map(maker.store, scan_id, maker.plan.federation)
         assert made is not None

@@ -66,8 +66,13 @@ def request_for(
     action: Action = "train",
     held_back_dice: float | None = None,
 ) -> bytes:
-    request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back_dice)
+    held_back = of_every_class(plan, held_back_dice)
+    request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)
     return encode_request(request, first_arrays(plan) if arrays is None else arrays)
+
+
+def of_every_class(plan: FederationPlan, dice: float | None) -> dict[str, float]:
+    return {} if dice is None else {label.name: dice for label in plan.labels}
 
 
 def ask(hospital: Hospital, *arguments: object, **changes: object) -> LocalUpdate:
@@ -480,9 +485,9 @@ def test_a_hospital_killed_after_the_segmenter_joined_answers_as_if_nothing_had_
     for hospital in (steady, killed):
         paint(hospital, plan, "first")
     for number, dice in ((1, None), (2, 0.6)):
-        request = RoundRequest(action="train", plan=plan, round=number, held_back_dice=dice)
+        request = RoundRequest(action="train", plan=plan, round=number)
         # The lost try had another model, which did better: nothing of its labels may be left.
-        better = request.model_copy(update={"held_back_dice": 0.9})
+        better = request.model_copy(update={"held_back_dice": of_every_class(plan, 0.9)})
         train_round(killed, better, {n: array * np.float32(0.5) for n, array in arrays.items()})
         wanted = ask(steady, plan, number, arrays, held_back_dice=dice)
         found = ask(killed, plan, number, arrays, held_back_dice=dice)
@@ -569,11 +574,11 @@ def test_a_request_of_another_protocol_is_refused(
     make_hospital: MakeHospital, make_plan: MakePlan
 ) -> None:
     hospital, plan = make_hospital(), make_plan()
-    request = RoundRequest(action="train", plan=plan, round=1, protocol=2)
+    request = RoundRequest(action="train", plan=plan, round=1, protocol=9)
     reply = answer(hospital, encode_request(request, first_arrays(plan)))
     note = decode_update(reply).note
     assert (note.outcome, note.reason) == ("failed", "SettingsError: see the hospital's log")
-    assert "protocol 2" in read_audit(hospital.store)[0].details
+    assert "protocol 9" in read_audit(hospital.store)[0].details
     assert_tells_nothing(reply, hospital)
 
 

@@ -110,7 +110,7 @@ def test_a_negative_proximal_mu_is_refused(plan: FederationPlan) -> None:
 
 def test_a_request_of_another_protocol_is_refused_with_both_versions() -> None:
     config = ConfigRecord({"request": json.dumps({"protocol": PROTOCOL + 1, "unheard": 1})})
-    with pytest.raises(SettingsError, match="coordinator speaks protocol 2, this hospital 1"):
+    with pytest.raises(SettingsError, match="coordinator speaks protocol 3, this hospital 2"):
         content_to_request_bytes(RecordDict({CONFIG: config}))
 
 
@@ -185,5 +185,5 @@ def test_a_note_with_a_key_of_its_own_raises_our_error() -> None:
 
 def test_a_note_of_another_protocol_is_refused_with_both_versions() -> None:
     values = {**json.loads(GOOD_NOTE), "protocol": PROTOCOL + 1, "unheard": 1}
-    with pytest.raises(BadReplyError, match="hospital speaks protocol 2, this coordinator 1"):
+    with pytest.raises(BadReplyError, match="hospital speaks protocol 3, this coordinator 2"):
         content_to_update(_reply(json.dumps(values)))

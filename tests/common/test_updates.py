@@ -82,10 +82,10 @@ def test_arrays_that_are_not_contiguous_come_back_with_the_right_values() -> Non
 
 def test_another_protocol_is_refused_with_both_versions(plan: FederationPlan) -> None:
     request = RoundRequest(action="hello", plan=plan, round=0, protocol=PROTOCOL + 1)
-    with pytest.raises(SettingsError, match="coordinator speaks protocol 2, this hospital 1"):
+    with pytest.raises(SettingsError, match="coordinator speaks protocol 3, this hospital 2"):
         decode_request(encode_request(request, {}))
     note = NOTE.model_copy(update={"protocol": PROTOCOL + 1})
-    with pytest.raises(BadReplyError, match="hospital speaks protocol 2, this coordinator 1"):
+    with pytest.raises(BadReplyError, match="hospital speaks protocol 3, this coordinator 2"):
         decode_update(encode_update(LocalUpdate({}, note)))
 
 

@@ -11,23 +11,18 @@ def note(hospital: str, *scores: tuple[str, dict[str, float], int]) -> Note:
     return Note(hospital=hospital, outcome="trained", scores=found)
 
 
-def test_held_back_dice_weighs_each_task_by_its_slices() -> None:
+def test_held_back_dice_of_each_class_weighs_tasks_by_their_slices() -> None:
     notes = (
         note("a", ("low", {"x": 0.5, "y": 0.7}, 6), ("mid", {"x": 0.9}, 2)),
-        note("b", ("low", {"x": 0.8}, 4)),
+        note("b", ("low", {"x": 0.8, "y": 0.1}, 4)),
     )
     record = RoundRecord(round=1, stage=0, notes=notes)
-    # (0.6 * 6 + 0.9 * 2 + 0.8 * 4) / 12
-    assert record.held_back_dice == pytest.approx(8.6 / 12)
+    # x: (0.5 * 6 + 0.9 * 2 + 0.8 * 4) / 12; y: (0.7 * 6 + 0.1 * 4) / 10
+    assert record.held_back_dice == pytest.approx({"x": 8 / 12, "y": 0.46})
 
 
-def test_scores_without_any_class_do_not_count() -> None:
-    notes = (note("a", ("low", {"x": 0.5}, SLICES_TO_JUDGE_BY)), note("b", ("low", {}, 100)))
-    assert RoundRecord(round=1, stage=0, notes=notes).held_back_dice == 0.5
-
-
-@pytest.mark.parametrize("slices", [0, SLICES_TO_JUDGE_BY - 1])
-def test_too_few_slices_tell_nothing(slices: int) -> None:
-    notes = (note("a", ("low", {"x": 0.5}, slices)),)
-    assert RoundRecord(round=1, stage=0, notes=notes).held_back_dice is None
-    assert RoundRecord(round=1, stage=0).held_back_dice is None
+@pytest.mark.parametrize("slices", [1, SLICES_TO_JUDGE_BY - 1])
+def test_a_class_scored_on_too_few_slices_is_left_out(slices: int) -> None:
+    notes = (note("a", ("low", {"x": 0.5}, slices), ("mid", {"y": 0.5}, SLICES_TO_JUDGE_BY)),)
+    assert RoundRecord(round=1, stage=0, notes=notes).held_back_dice == {"y": 0.5}
+    assert RoundRecord(round=1, stage=0).held_back_dice == {}
