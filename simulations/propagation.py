@@ -22,6 +22,10 @@ from simulations.propagation_scores import Row, Trial, score_scan, summarise
 from simulations.propagation_slices import NOT_DRAWN, check_slice_choices, choose_slices, paint
 from simulations.propagator import Propagator, TrainingSet
 
+TRAINED_ONCE = (
+    "a network that several rows share is trained, and its training counted, in the first"
+)
+
 
 class ComparisonSettings(Settings):
     """What to compare on which scans.
@@ -106,7 +110,9 @@ def compare_propagators(
     }
     bench = _Bench(settings, scans, plane, painted, training)
     rows = [row for method in methods for row in _run_method(bench, method, progress)]
-    return Comparison(tuple(rows), plane, reason, scans.notes)
+    several = sum(method.learns for method in methods) > 1
+    notes = (*scans.notes, TRAINED_ONCE) if several else scans.notes
+    return Comparison(tuple(rows), plane, reason, notes)
 
 
 def _painted_slices(
