@@ -84,6 +84,15 @@ class SliceAnnotation:
     seconds_spent: float
 
 
+def likeliest(
+    classes: tuple[int, ...], soft: Float[np.ndarray, "n i j k"]
+) -> UInt8[np.ndarray, "i j k"]:
+    """The likeliest label index of every voxel; `classes` are the channels after the background."""
+    lookup = np.array([0, *classes], dtype=np.uint8)
+    result: UInt8[np.ndarray, "i j k"] = lookup[soft.argmax(axis=0)]
+    return result
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Labels of one volume, with how far each voxel is to be trusted.
@@ -106,6 +115,4 @@ class LabelMap:
 
     def hard(self) -> UInt8[np.ndarray, "i j k"]:
         """The likeliest label index of every voxel (0 where all is background)."""
-        lookup = np.array([0, *self.classes], dtype=np.uint8)
-        result: UInt8[np.ndarray, "i j k"] = lookup[self.soft.argmax(axis=0)]
-        return result
+        return likeliest(self.classes, self.soft)

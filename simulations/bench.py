@@ -32,22 +32,41 @@ from simulations.scenario import Scenario, read_scenario
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-# One part of the label engine off at a time, and what bounds it from both sides.
+# Labels from painted slices alone are the scenario's own; the segmenter joins where its Dice on
+# held-back slices has reached what it is late in the stream.
+ALONE: dict[str, dict[str, Any]] = {
+    "propagation": {"candidates": ["patches"], "segmenter_from": None},
+    "correspondence": {"rounds": 0},
+}
+ALL_PARTS: dict[str, dict[str, Any]] = {
+    "annotation": {"slice_choice": "cohort"},
+    "propagation": {
+        "candidates": ["patches", "correspondence", "registration"],
+        "segmenter_from": 0.74,
+    },
+    "correspondence": {"rounds": 2, "steps": 200},
+}
+
+
+def _but(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All parts with some settings changed."""
+    return {name: {**ALL_PARTS[name], **changes.get(name, {})} for name in ALL_PARTS}
+
+
+# What bounds the labels from both sides, and one part of the label engine off at a time.
 LABEL_ARMS: dict[str, dict[str, dict[str, Any]]] = {
-    "full labels": {
-        "annotation": {"slice_choice": "every"},
-        "propagation": {"candidates": ["patches"], "segmenter_from": None},
+    "full labels": {**ALONE, "annotation": {"slice_choice": "every"}},
+    "painted slices alone": ALONE,
+    "alone, spread slices": {**ALONE, "annotation": {"slice_choice": "spread"}},
+    "alone, centre slices": {**ALONE, "annotation": {"slice_choice": "centre"}},
+    "all parts": ALL_PARTS,
+    "all but cohort choice": _but(annotation={"slice_choice": "spread"}),
+    "all but learned": {
+        **_but(propagation={"candidates": ["patches", "registration"]}),
         "correspondence": {"rounds": 0},
     },
-    "one slice, all parts": {},
-    "without cohort choice": {"annotation": {"slice_choice": "spread"}},
-    "without propagation": {
-        "propagation": {"candidates": ["patches"], "segmenter_from": None},
-        "correspondence": {"rounds": 0},
-    },
-    "without falling weights": {"propagation": {"weight_per_slice": 1.0}},
-    "without refresh": {"propagation": {"refresh_gain": 1.0}},
-    "centre slice": {"annotation": {"slice_choice": "centre"}},
+    "all but falling weights": _but(propagation={"weight_per_slice": 1.0}),
+    "all but refresh": _but(propagation={"refresh_gain": 1.0}),
 }
 
 Out = Annotated[Path, typer.Option(help="Finished runs are kept here.")]
@@ -60,6 +79,7 @@ def labels(
     out: Out = Path("runs/bench"),
     seeds: Annotated[int, typer.Option(help="How many draws of each arm.")] = 3,
     rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
+    steps: Annotated[int, typer.Option(help="Training steps a round; 24 is its own.")] = 24,
     arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
 ) -> None:
     """What each part of the label engine adds: test Dice of hippocampus_stream."""
@@ -69,8 +89,8 @@ def labels(
             continue
         results = []
         for seed in range(seeds):
-            scenario = _changed(read_scenario("hippocampus_stream"), changes, rounds, seed)
-            folder = _folder_of(out, arm, rounds, seed)
+            scenario = _changed(read_scenario("hippocampus_stream"), changes, (rounds, steps), seed)
+            folder = _folder_of(out, arm, (rounds, steps), seed)
             with bars_on_terminal() as progress:
                 report = run_scenario(scenario, data, folder, progress=progress)
             assert report.segmenter is not None
@@ -164,19 +184,21 @@ def _one_step_scenario() -> Scenario:
     return Scenario.model_validate(values)
 
 
-def _folder_of(out: Path, arm: str, rounds: int, seed: int) -> Path:
-    return out / f"{arm.replace(' ', '-').replace(',', '')}-{rounds}-{seed}"
+def _folder_of(out: Path, arm: str, length: tuple[int, int], seed: int) -> Path:
+    rounds, steps = length
+    return out / f"{arm.replace(' ', '-').replace(',', '')}-{rounds}x{steps}-{seed}"
 
 
 def _changed(
-    scenario: Scenario, changes: dict[str, dict[str, Any]], rounds: int, seed: int
+    scenario: Scenario, changes: dict[str, dict[str, Any]], length: tuple[int, int], seed: int
 ) -> Scenario:
-    """The scenario with some of its plan's settings changed."""
+    """The scenario with other settings; `length` is rounds a stage and steps a round."""
+    rounds, steps = length
     values = json.loads(scenario.with_seed(seed).model_dump_json())
     for section, settings in changes.items():
         values["plan"][section].update(settings)
     # The student learns from the segmenter and changes nothing about it.
-    values["plan"]["training"]["student_steps_per_round"] = 0
+    values["plan"]["training"].update(steps_per_round=steps, student_steps_per_round=0)
     for task in values["plan"]["tasks"]:
         task["rounds"] = rounds
     plan = FederationPlan.model_validate(values["plan"])

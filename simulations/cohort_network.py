@@ -11,19 +11,14 @@ import torch
 from jaxtyping import Float
 from monai.networks.nets import UNet
 
-from client.learning.batches import draw_batches
 from client.learning.examples import Example
 from client.learning.predict import predict_probabilities
-from client.learning.train import learning_rate_at
-from client.learning.train_models import train_segmenter
 from client.propagation.spread_labels import painted_labels
 from common.networks.unet import SEGMENTER, build_networks
 from common.plan import FederationPlan
-from common.random_streams import generator
 from common.scans import Scan, SliceAnnotation
 from simulations.comparison_plan import comparison_plan
-
-PARTS = 10  # the learning rate falls from part to part
+from simulations.pooled_training import train_pooled
 
 
 @dataclass(frozen=True)
@@ -57,21 +52,5 @@ def fit_cohort_network(
         for scan, one in zip(scans, annotations, strict=True)
     }
     network = build_networks(plan)[SEGMENTER]
-    for part in range(PARTS):
-        batches = draw_batches(
-            list(examples),
-            [],
-            examples.__getitem__,
-            plan,
-            steps=max(1, steps // PARTS),
-            rng=generator(seed, "cohort network", part),
-        )
-        train_segmenter(
-            network,
-            batches,
-            plan.training,
-            learning_rate=learning_rate_at(plan.training, part / (PARTS - 1)),
-            proximal_mu=0.0,
-            device=device,
-        )
+    train_pooled(network, examples, plan, steps=steps, stream=("cohort network",), device=device)
     return CohortNetwork(network, plan, device)

@@ -17,13 +17,9 @@ import torch
 from monai.networks.nets import UNet
 from pydantic import Field
 
-from client.learning.batches import draw_batches
 from client.learning.device import choose_device
-from client.learning.train import learning_rate_at
-from client.learning.train_models import train_segmenter
 from common.networks.unet import SEGMENTER, build_networks, networks_to_arrays
 from common.plan import FederationPlan
-from common.random_streams import generator
 from common.scans import SliceRef
 from common.settings_file import Settings
 from simulations.evaluate import TrainedModel, score_scans, summarise
@@ -39,9 +35,8 @@ from simulations.interactive_pool import (
     gather_pool,
     measure_effort,
 )
+from simulations.pooled_training import PARTS, train_pooled
 from simulations.progress import Progress, counted, no_progress
-
-PIECES = 10  # of a round, each with a lower learning rate than the one before
 
 
 class InteractiveSettings(Settings):
@@ -60,7 +55,7 @@ class InteractiveSettings(Settings):
     scans: int = Field(default=80, ge=0)
     rounds: int = Field(default=4, ge=1)
     slices_per_round: int = Field(default=30, ge=1)
-    steps: int = Field(default=250, ge=PIECES)
+    steps: int = Field(default=250, ge=PARTS)
     least_gain: float = Field(default=0.005, ge=0, le=1)
     delta: int = Field(default=2, ge=0)
     guides: tuple[Guide, ...] = ("full", "residual", "random", "none", "cohort", "doubt")
@@ -214,23 +209,15 @@ def train_round(course: Course, number: int, before: Sequence[SliceRef], asked: 
     refs = [*before, *asked.refs]
     pool, plan, device = course.pool, course.pool.plan, choose_device()
     network = load_network(course, number - 1)
-    material = examples(pool, refs, device)
-    for piece in range(PIECES):
-        # The rate falls within each round: every round's end may be the last.
-        share = piece / (PIECES - 1)
-        first, last = (place * course.settings.steps // PIECES for place in (piece, piece + 1))
-        batches = draw_batches(
-            list(material),
-            [],
-            material.__getitem__,
-            plan,
-            steps=last - first,
-            rng=generator(plan.seed, "interactive", "batches", number, piece),
-        )
-        rate = learning_rate_at(plan.training, share)
-        train_segmenter(
-            network, batches, plan.training, learning_rate=rate, proximal_mu=0, device=device
-        )
+    # The rate falls within each round: every round's end may be the last.
+    train_pooled(
+        network,
+        examples(pool, refs, device),
+        plan,
+        steps=course.settings.steps,
+        stream=("interactive", "batches", number),
+        device=device,
+    )
     model = TrainedModel(plan, networks_to_arrays({SEGMENTER: network}), SEGMENTER)
     dice = summarise(score_scans(pool.store, pool.test, model), model).mean_dice
     finished = Round(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from client.learning.device import choose_device
+from client.own_correspondence import PARTS
 from client.propagation.fuse import fuse
 from client.propagation.learn_correspondence import learn_correspondence
 from client.propagation.spread_labels import spread_labels
@@ -21,7 +22,6 @@ from simulations.comparison_plan import comparison_plan
 from simulations.propagator import Propagator, SoftLabels, TrainingSet
 
 ALL: tuple[Candidate, ...] = ("patches", "correspondence", "registration")
-CORRESPONDENCE_PARTS = 10
 COHORT_STEPS = 1200
 FOLDS = 2
 MOST_SEEDS = 8  # networks are kept for as many, until another row of the table needs them
@@ -100,12 +100,12 @@ def _learn_network(training: TrainingSet, device: torch.device) -> Correspondenc
         settings = plan.correspondence.model_copy(update={"steps": training.steps})
         plan = plan.model_copy(update={"correspondence": settings})
     network = build_correspondence(plan.channels, plan.correspondence, training.seed)
-    for part in range(1, CORRESPONDENCE_PARTS + 1):
+    for part in range(1, PARTS + 1):
         learn_correspondence(
             network,
             [(scan, training.axis) for scan in training.scans],
             plan,
-            part=(part, CORRESPONDENCE_PARTS),
+            part=(part, PARTS),
             rng=generator(training.seed, "correspondence", part),
             device=device,
         )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from common.scans import Scan, SliceAnnotation
+from common.scans import Scan, SliceAnnotation, likeliest
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class SoftLabels:
 
     def hard(self) -> UInt8[np.ndarray, "i j k"]:
         """The likeliest label index of every voxel."""
-        lookup = np.array([0, *self.classes], dtype=np.uint8)
-        result: UInt8[np.ndarray, "i j k"] = lookup[self.soft.argmax(axis=0)]
-        return result
+        return likeliest(self.classes, self.soft)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The one interface through which slices are painted, by a clinician's page or by an oracle."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -28,21 +29,28 @@ def asked_slices(store: Store, plan: FederationPlan, task: Task) -> list[SliceRe
     At most `plan.annotation.scans` scans of a task are asked for, the first that came.
     """
     scans = scans_as_they_came(store, task.name)[: plan.annotation.scans]
-    chosen = [slices_of(store, plan, task, scan, place) for place, scan in enumerate(scans)]
+    painted = painted_so_far(store, plan, task)
+    chosen = [
+        slices_of(store, plan, task, (place, scan), painted) for place, scan in enumerate(scans)
+    ]
     return [ref for refs in chosen for ref in refs]
 
 
 def slices_of(
-    store: Store, plan: FederationPlan, task: Task, scan: CatalogScan, place: int
+    store: Store,
+    plan: FederationPlan,
+    task: Task,
+    newcomer: tuple[int, CatalogScan],
+    painted: Sequence[Painted],
 ) -> list[SliceRef]:
-    """The slices to paint of the scan that came after `place` others; none if it is painted.
+    """The slices to paint of a scan; none if it is painted, with `every` those that are left.
 
-    With `every`, those that are not painted yet.
+    `newcomer` is the scan and how many came before it; `painted` what was painted so far.
     """
+    place, scan = newcomer
     choice, done = plan.annotation.slice_choice, annotated_refs(store, scan.scan_id)
     if done and choice != "every":
         return []
-    painted = painted_so_far(store, plan, task) if choice == "cohort" else []
     asked = select_slices(
         np.asarray(load_scan(store, scan.scan_id).image),
         (scan.scan_id, task.axis),
@@ -55,7 +63,12 @@ def slices_of(
 
 
 def painted_so_far(store: Store, plan: FederationPlan, task: Task) -> list[Painted]:
-    """The slices along the task's axis on which its classes were looked for, of any task."""
+    """The slices along the task's axis on which its classes were looked for, of any task.
+
+    None unless the plan's choice is `cohort`, which alone looks at them.
+    """
+    if plan.annotation.slice_choice != "cohort":
+        return []
     classes = plan.class_indexes(task)
     found = []
     for scan in list_scans(store):
@@ -73,7 +86,8 @@ def paint_asked_slices(store: Store, plan: FederationPlan, task: Task, annotator
     scans = scans_as_they_came(store, task.name)[: plan.annotation.scans]
     for place, scan in enumerate(scans):
         # One at a time: what the scans before showed may decide where to look on this one.
-        for ref in slices_of(store, plan, task, scan, place):
+        painted = painted_so_far(store, plan, task)
+        for ref in slices_of(store, plan, task, (place, scan), painted):
             save_annotation(store, annotator.paint(store, ref, plan.class_indexes(task)))
             number += 1
     return number

@@ -10,7 +10,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from client.propagation.registration import carry_by_registration
-from client.propagation.soft_affinity import Carried, carry, for_descriptors
+from client.propagation.soft_affinity import (
+    Carried,
+    carry,
+    carry_soft,
+    end_classes,
+    for_descriptors,
+    foreground_agreement,
+)
 from common.networks.correspondence import CorrespondenceNetwork
 from common.plan import Propagation
 
@@ -52,8 +59,9 @@ def carry_by_all(
     mean = torch.stack(votes).mean(0)
     soft, agreement = torch.zeros_like(by_patches.soft), torch.zeros_like(by_patches.agreement)
     soft[0] = 1
-    soft[:, first : last + 1] = end_where(mean, there[:, first : last + 1])
-    agreement[first : last + 1] = _agreement_of(votes, mean)
+    soft[:, first : last + 1] = end_classes(mean, there[:, first : last + 1])
+    mutual = torch.stack([foreground_agreement(vote, mean) for vote in votes]).mean(0)
+    agreement[first : last + 1] = mutual
     return Carried(soft, by_patches.agreement * agreement)
 
 
@@ -73,7 +81,7 @@ def carry_by_correspondence(
     """The learned descriptors' votes, the sharpest first."""
     descriptors = describe(network, stack)
     return [
-        carry(descriptors, painted, start, for_descriptors(settings, len(descriptors), t)).soft
+        carry_soft(descriptors, painted, start, for_descriptors(settings, len(descriptors), t))
         for t in LEARNED_TEMPERATURES
     ]
 
@@ -98,23 +106,3 @@ def still_there(soft: Float[Tensor, "n d h w"], start: int) -> Bool[Tensor, "f d
     outwards = shown[:, start:].cumprod(1)
     inwards = shown[:, : start + 1].flip(1).cumprod(1).flip(1)
     return torch.cat([inwards[:, :-1], outwards], dim=1).bool()
-
-
-def end_where(
-    soft: Float[Tensor, "n d h w"], there: Bool[Tensor, "f d"]
-) -> Float[Tensor, "n d h w"]:
-    """The probabilities with a class's mass given to the background where it has ended."""
-    foreground = soft[1:] * there[:, :, None, None]
-    return torch.cat([1 - foreground.sum(0, keepdim=True), foreground])
-
-
-def _agreement_of(
-    votes: list[Float[Tensor, "n d h w"]], mean: Float[Tensor, "n d h w"]
-) -> Float[Tensor, "d"]:
-    """Per slice, the mean soft Dice between each vote's foreground and the mean's."""
-    shares = []
-    for vote in votes:
-        overlap = torch.minimum(vote[1:], mean[1:]).sum((0, 2, 3))
-        total = vote[1:].sum((0, 2, 3)) + mean[1:].sum((0, 2, 3))
-        shares.append(2 * overlap / total.clamp_min(1e-6))
-    return torch.stack(shares).mean(0)

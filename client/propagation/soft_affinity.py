@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from client.propagation.region import region_around
@@ -45,42 +45,65 @@ def carry(
     A class ends where its area falls under `smallest_area_share` of its painted area, and does not
     come back beyond that slice. A stack with nothing painted stays all background.
     """
-    depth = stack.shape[1]
-    soft = torch.zeros(len(painted), depth, *painted.shape[1:], device=stack.device)
+    soft = carry_soft(stack, painted, start, settings)
+    return Carried(soft, agreement_along(stack, soft, start, settings))
+
+
+def carry_soft(
+    stack: Float[Tensor, "c d h w"],
+    painted: Float[Tensor, "n h w"],
+    start: int,
+    settings: Propagation,
+) -> Float[Tensor, "n d h w"]:
+    """The probabilities alone, at half the cost."""
+    soft = torch.zeros(len(painted), stack.shape[1], *painted.shape[1:], device=stack.device)
     soft[0] = 1
     soft[:, start] = painted
-    agreement = torch.zeros(depth, device=stack.device)
-    agreement[start] = 1
+    smallest_area = settings.smallest_area_share * painted[1:].sum((1, 2))
     for step in (1, -1):
-        _carry_one_way(stack, soft, agreement, (start, step), settings)
-    return Carried(soft, agreement)
+        here, alive = start, painted[1:].sum((1, 2)) > 0
+        while 0 <= here + step < stack.shape[1] and alive.any():
+            there = here + step
+            rows, columns = _region(soft[:, here], settings)
+            one, other = stack[:, here, rows, columns], stack[:, there, rows, columns]
+            affinity = match(one[None], other[None], settings)
+            known = soft[None, :, here, rows, columns]
+            carried = rebuild(affinity, known, settings.search_radius_voxels)[0]
+            alive = alive & (carried[1:].sum((1, 2)) > smallest_area)
+            soft[:, there, rows, columns] = end_classes(carried, alive)
+            here = there
+    return soft
 
 
-def _carry_one_way(
+def agreement_along(
     stack: Float[Tensor, "c d h w"],
     soft: Float[Tensor, "n d h w"],
-    agreement: Float[Tensor, "d"],
-    path: tuple[int, int],
+    start: int,
     settings: Propagation,
-) -> None:
-    """Fills `soft` and `agreement` from slice path[0] on, in steps of path[1]."""
-    here, step = path
-    smallest_area = settings.smallest_area_share * soft[1:, here].sum((1, 2))
-    alive = soft[1:, here].sum((1, 2)) > 0
+) -> Float[Tensor, "d"]:
+    """How much of each step's foreground is still there when it is carried back, multiplied up."""
+    agreement = torch.zeros(stack.shape[1], device=stack.device)
+    agreement[start] = 1
+    for step in (1, -1):
+        here = start
+        while 0 <= here + step < stack.shape[1] and soft[1:, here + step].any():
+            there = here + step
+            rows, columns = _region(soft[:, here], settings)
+            one, other = stack[:, here, rows, columns], stack[:, there, rows, columns]
+            back = match(other[None], one[None], settings)
+            carried = soft[None, :, there, rows, columns]
+            returned = rebuild(back, carried, settings.search_radius_voxels)[0]
+            kept = foreground_agreement(soft[:, here, rows, columns], returned)
+            agreement[there] = agreement[here] * kept
+            here = there
+    return agreement
+
+
+def _region(soft: Float[Tensor, "n h w"], settings: Propagation) -> tuple[slice, slice]:
+    """Where the next step can find any foreground."""
     # Mass moves one search radius; the pixels it moves to look as far again, plus a patch.
     margin = 2 * settings.search_radius_voxels + settings.patch_radius_voxels
-    while 0 <= here + step < stack.shape[1] and alive.any():
-        there = here + step
-        rows, columns = region_around(soft[1:, here].cpu().numpy(), margin)
-        one, other = stack[:, here, rows, columns], stack[:, there, rows, columns]
-        known = soft[:, here, rows, columns]
-        both = match(torch.stack([one, other]), torch.stack([other, one]), settings)
-        carried = rebuild(both[:1], known[None], settings.search_radius_voxels)[0]
-        alive = alive & (carried[1:].sum((1, 2)) > smallest_area)
-        soft[:, there, rows, columns] = end_classes(carried, alive)
-        returned = rebuild(both[1:], carried[None], settings.search_radius_voxels)[0]
-        agreement[there] = agreement[here] * foreground_agreement(known, returned)
-        here = there
+    return region_around(soft[1:].cpu().numpy(), margin)
 
 
 def match(
@@ -127,18 +150,21 @@ def for_descriptors(settings: Propagation, length: int, temperature: float = 1.0
     return settings.model_copy(update=changed)
 
 
-def end_classes(soft: Float[Tensor, "n h w"], alive: torch.Tensor) -> Float[Tensor, "n h w"]:
-    """The probabilities with the mass of ended classes given to the background."""
-    foreground = soft[1:] * alive[:, None, None]
+def end_classes(
+    soft: Float[Tensor, "n *slices h w"], there: Bool[Tensor, "f *slices"]
+) -> Float[Tensor, "n *slices h w"]:
+    """The probabilities with a class's mass given to the background where it has ended."""
+    foreground = soft[1:] * there[..., None, None]
     return torch.cat([1 - foreground.sum(0, keepdim=True), foreground])
 
 
 def foreground_agreement(
-    one: Float[Tensor, "n h w"], other: Float[Tensor, "n h w"]
-) -> Float[Tensor, ""]:
-    """Soft Dice of all foreground classes together, in [0, 1]."""
-    overlap = torch.minimum(one[1:], other[1:]).sum()
-    return 2 * overlap / (one[1:].sum() + other[1:].sum()).clamp_min(1e-6)
+    one: Float[Tensor, "n *slices h w"], other: Float[Tensor, "n *slices h w"]
+) -> Float[Tensor, "*slices"]:
+    """Soft Dice of all foreground classes together, in [0, 1], of each slice."""
+    overlap = torch.minimum(one[1:], other[1:]).sum((0, -2, -1))
+    total = one[1:].sum((0, -2, -1)) + other[1:].sum((0, -2, -1))
+    return 2 * overlap / total.clamp_min(1e-6)
 
 
 def _window_rows(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.annotation.annotator import Annotator, paint_asked_slices
 from client.local_round import Hospital
 from client.store.ingest import ingest_cases
 from client.store.layouts import find_cases
@@ -19,6 +20,8 @@ from common.scans import SliceAnnotation, SliceRef
 
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
+MakeOracle = Callable[[FederationPlan], Annotator]
+Paint = Callable[..., None]
 SHAPE = (24, 24, 16)
 SCANS_PER_TASK = 3
 
@@ -117,3 +120,14 @@ def write_case(folder: Path, name: str, *, seed: int) -> None:
     for kind, array in (("images", image), ("labels", label)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(array, np.eye(4)), folder / kind / f"{name}.nii.gz")
+
+
+@pytest.fixture
+def paint(oracle: MakeOracle) -> Paint:
+    """Has the slices of the named tasks painted."""
+
+    def do(hospital: Hospital, plan: FederationPlan, *tasks: str) -> None:
+        for task in tasks:
+            paint_asked_slices(hospital.store, plan, plan.task_named(task), oracle(plan))
+
+    return do

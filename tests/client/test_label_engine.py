@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
+from small_correspondence import SMALL_CORRESPONDENCE
 
 from client.annotation.annotator import Annotator, paint_asked_slices
 from client.label_engine import LabelMaker, join_segmenter, label_maker, spread_new
@@ -29,14 +30,6 @@ MakeHospital = Callable[..., Hospital]
 MakeOracle = Callable[[FederationPlan], Annotator]
 MakeMaker = Callable[..., LabelMaker]
 CPU = torch.device("cpu")
-SMALL = {
-    "steps": 10,
-    "batch_size": 2,
-    "crop_voxels": 8,
-    "channels": 4,
-    "layers": 1,
-    "descriptor_length": 4,
-}
 
 
 @pytest.fixture
@@ -124,7 +117,8 @@ def test_the_federations_network_is_the_one_that_came(
 ) -> None:
     store = make_hospital().store
     plan = make_plan(
-        correspondence={**SMALL, "rounds": 2}, propagation={"candidates": ["correspondence"]}
+        correspondence={**SMALL_CORRESPONDENCE, "rounds": 2},
+        propagation={"candidates": ["correspondence"]},
     )
     sent = build_correspondence(1, plan.correspondence, 99)
     network = label_maker(store, plan, networks_to_arrays({CORRESPONDENCE: sent}), CPU).network
@@ -135,7 +129,9 @@ def test_the_federations_network_is_the_one_that_came(
 
 def test_else_the_hospital_learns_its_own(make_hospital: MakeHospital, make_plan: MakePlan) -> None:
     store = make_hospital().store
-    plan = make_plan(correspondence=SMALL, propagation={"candidates": ["correspondence"]})
+    plan = make_plan(
+        correspondence=SMALL_CORRESPONDENCE, propagation={"candidates": ["correspondence"]}
+    )
     network = label_maker(store, plan, {}, CPU).network
     assert network is not None
     wanted = own_correspondence(store, plan, CPU)
@@ -163,7 +159,9 @@ def test_labels_are_spread_again_for_another_network(
     make_maker: MakeMaker, make_plan: MakePlan
 ) -> None:
     maker = make_maker()
-    plan = make_plan(correspondence=SMALL, propagation={"candidates": ["correspondence"]})
+    plan = make_plan(
+        correspondence=SMALL_CORRESPONDENCE, propagation={"candidates": ["correspondence"]}
+    )
     scan_id = ids_of(maker.store)[0]
     for seed, wanted in ((0, 2), (0, 2), (1, 3)):
         network = build_correspondence(1, plan.correspondence, seed)

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hospital_rounds import (
+    ask,
+    assert_same_arrays,
+    first_arrays,
+    ids_of,
+    request_for,
+    without_times,
+)
 
-from client.annotation.annotator import Annotator, annotated_refs, paint_asked_slices
+from client.annotation.annotator import Annotator, annotated_refs
 from client.local_round import (
     Hospital,
     Labelled,
@@ -20,18 +28,13 @@ from client.local_round import (
 from client.store.annotations import save_annotation
 from client.store.audit import read_audit, verify_audit
 from client.store.ingest import ingest_cases
-from client.store.label_maps import MadeFrom, find_label_map, load_label_map
+from client.store.label_maps import find_label_map, load_label_map
 from client.store.layouts import find_cases
 from client.store.rounds import HospitalState, Memory, Remembered, latest_round, load_state
 from client.store.scans import find_scan, list_scans
-from common.networks.unet import build_networks, networks_to_arrays
 from common.plan import FederationPlan
 from common.scans import SliceAnnotation, SliceRef
 from common.updates import (
-    Action,
-    Arrays,
-    LocalUpdate,
-    Note,
     RoundRequest,
     decode_update,
     encode_request,
@@ -43,59 +46,9 @@ MakeOracle = Callable[[FederationPlan], Annotator]
 Paint = Callable[..., None]
 
 
-@pytest.fixture
-def paint(oracle: MakeOracle) -> Paint:
-    """Has the slices of the named tasks painted."""
-
-    def do(hospital: Hospital, plan: FederationPlan, *tasks: str) -> None:
-        for task in tasks:
-            paint_asked_slices(hospital.store, plan, plan.task_named(task), oracle(plan))
-
-    return do
-
-
-def first_arrays(plan: FederationPlan) -> Arrays:
-    return networks_to_arrays(build_networks(plan))
-
-
-def request_for(
-    plan: FederationPlan,
-    number: int,
-    arrays: Arrays | None = None,
-    *,
-    action: Action = "train",
-    held_back_dice: float | None = None,
-) -> bytes:
-    held_back = of_every_class(plan, held_back_dice)
-    request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)
-    return encode_request(request, first_arrays(plan) if arrays is None else arrays)
-
-
-def of_every_class(plan: FederationPlan, dice: float | None) -> dict[str, float]:
-    return {} if dice is None else {label.name: dice for label in plan.labels}
-
-
-def ask(hospital: Hospital, *arguments: object, **changes: object) -> LocalUpdate:
-    return decode_update(answer(hospital, request_for(*arguments, **changes)))  # type: ignore[arg-type]
-
-
 def events(hospital: Hospital) -> list[str]:
     verify_audit(hospital.store)
     return [row.event for row in read_audit(hospital.store)]
-
-
-def without_times(note: Note) -> dict[str, object]:
-    return note.model_dump(exclude={"seconds"})
-
-
-def assert_same_arrays(one: Arrays, other: Arrays) -> None:
-    assert set(one) == set(other)
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, other[name])
-
-
-def ids_of(hospital: Hospital, task: str) -> list[str]:
-    return [scan.scan_id for scan in list_scans(hospital.store, task)]
 
 
 # What a round is ------------------------------------------------------------------------------
@@ -437,64 +390,6 @@ def test_labels_are_spread_again_when_a_slice_is_repainted(
     assert find_label_map(store, scan_id) != origins[0]
     assert find_label_map(store, untouched) == origins[1]
     np.testing.assert_array_equal(load_label_map(store, scan_id).hard()[ref.selection], mask)
-
-
-# The segmenter's part in the labels ---------------------------------------------------------------
-
-
-def joined(hospital: Hospital, plan: FederationPlan, task: str) -> dict[str, MadeFrom | None]:
-    """What the label maps of a task were made from, by scan."""
-    names = ids_of(hospital, task)
-    return {name: find_label_map(hospital.store, name, plan.federation) for name in names}
-
-
-def test_the_segmenter_joins_the_labels_of_all_that_is_trained_on(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan(propagation={"segmenter_from": 0.6})
-    paint(hospital, plan, "first", "second")
-    ask(hospital, plan, 1, held_back_dice=0.5)
-    assert {made.federation for made in joined(hospital, plan, "first").values() if made} == {""}
-    # Stage two trains on the second task and on the memory of the first.
-    ask(hospital, plan, 3, held_back_dice=0.65)
-    for task in ("first", "second"):
-        for made in joined(hospital, plan, task).values():
-            assert made is not None
-            assert (made.federation, made.round, made.score) == (plan.federation, 3, 0.65)
-
-
-def test_what_is_trained_on_are_the_joined_labels(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    plan = make_plan(propagation={"segmenter_from": 0.6})
-    alone, with_segmenter = make_hospital("alone"), make_hospital("with")
-    updates = []
-    for hospital, dice in ((alone, 0.59), (with_segmenter, 0.6)):
-        paint(hospital, plan, "first")
-        updates.append(ask(hospital, plan, 1, held_back_dice=dice))
-    name = next(name for name in updates[0].arrays if name.startswith("segmenter/"))
-    assert (updates[0].arrays[name] != updates[1].arrays[name]).any()
-
-
-def test_a_hospital_killed_after_the_segmenter_joined_answers_as_if_nothing_had_happened(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    plan = make_plan(propagation={"segmenter_from": 0.5, "refresh_gain": 0.02})
-    steady, killed = make_hospital("steady"), make_hospital("killed")
-    arrays = first_arrays(plan)
-    for hospital in (steady, killed):
-        paint(hospital, plan, "first")
-    for number, dice in ((1, None), (2, 0.6)):
-        request = RoundRequest(action="train", plan=plan, round=number)
-        # The lost try had another model, which did better: nothing of its labels may be left.
-        better = request.model_copy(update={"held_back_dice": of_every_class(plan, 0.9)})
-        train_round(killed, better, {n: array * np.float32(0.5) for n, array in arrays.items()})
-        wanted = ask(steady, plan, number, arrays, held_back_dice=dice)
-        found = ask(killed, plan, number, arrays, held_back_dice=dice)
-        assert_same_arrays(wanted.arrays, found.arrays)
-        assert without_times(wanted.note) == without_times(found.note)
-        assert joined(steady, plan, "first") == joined(killed, plan, "first")
-        arrays = wanted.arrays
 
 
 # What goes wrong --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from small_correspondence import SMALL_CORRESPONDENCE
 from torch import Tensor
 from torch.nn import Module
 
@@ -24,15 +25,6 @@ from common.plan import FederationPlan
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
 CPU = torch.device("cpu")
-SMALL = {
-    "steps": 10,
-    "batch_size": 2,
-    "crop_voxels": 8,
-    "channels": 4,
-    "layers": 1,
-    "descriptor_length": 4,
-}
-
 TASK = {"classes": ["organ"], "modality": "MR", "plane": "axial", "rounds": 2}
 
 
@@ -42,7 +34,9 @@ class KilledError(Exception):
 
 @pytest.fixture
 def plan(make_plan: MakePlan) -> FederationPlan:
-    return make_plan(correspondence=SMALL, propagation={"candidates": ["correspondence"]})
+    return make_plan(
+        correspondence=SMALL_CORRESPONDENCE, propagation={"candidates": ["correspondence"]}
+    )
 
 
 def weights_of(network: Module) -> Tensor:
@@ -197,7 +191,7 @@ def test_scans_too_short_for_a_chain_do_not_count(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"correspondence": {**SMALL, "edge_gain": 3.0}},
+        {"correspondence": {**SMALL_CORRESPONDENCE, "edge_gain": 3.0}},
         {"propagation": {"candidates": ["correspondence"], "search_radius_voxels": 2}},
         {"seed": 1},
         {"training": {"clip_norm": 0.1}},
@@ -214,7 +208,10 @@ def test_other_settings_learn_a_network_of_their_own(
 ) -> None:
     store = make_hospital().store
     first = weights_of(own_correspondence(store, plan, CPU))
-    values = {"correspondence": SMALL, "propagation": {"candidates": ["correspondence"]}}
+    values = {
+        "correspondence": SMALL_CORRESPONDENCE,
+        "propagation": {"candidates": ["correspondence"]},
+    }
     other: CorrespondenceNetwork = own_correspondence(
         store, make_plan(**{**values, **changes}), CPU
     )
@@ -229,6 +226,6 @@ def test_scans_of_tasks_that_the_plan_does_not_know_are_left_out(
     make_hospital: MakeHospital, make_plan: MakePlan, lessons: list[tuple[int, int]]
 ) -> None:
     task = {"name": "first", "classes": ["organ"], "modality": "MR", "plane": "axial", "rounds": 1}
-    plan = make_plan(tasks=[task], correspondence=SMALL)
+    plan = make_plan(tasks=[task], correspondence=SMALL_CORRESPONDENCE)
     own_correspondence(make_hospital().store, plan, CPU)
     assert {scans for _, scans in lessons} == {3}

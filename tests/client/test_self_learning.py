@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from small_correspondence import SMALL_CORRESPONDENCE
 
 from client.annotation.annotator import Annotator, paint_asked_slices
 from client.local_round import Hospital, answer
@@ -34,16 +35,7 @@ from server.rounds import first_state
 
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
-SMALL = {
-    "rounds": 2,
-    "steps": 4,
-    "batch_size": 2,
-    "crop_voxels": 12,
-    "channels": 4,
-    "layers": 1,
-    "descriptor_length": 4,
-    "edge_radius_voxels": 1,
-}
+SMALL = {**SMALL_CORRESPONDENCE, "rounds": 2, "steps": 4}
 
 
 @pytest.fixture

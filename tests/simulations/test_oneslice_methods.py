@@ -31,8 +31,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same bits however many cores there are; and everything is learned in two parts."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr("simulations.oneslice_methods.CORRESPONDENCE_PARTS", 2)
-    monkeypatch.setattr("simulations.cohort_network.PARTS", 2)
+    monkeypatch.setattr("simulations.oneslice_methods.PARTS", 2)
+    monkeypatch.setattr("simulations.pooled_training.PARTS", 2)
     yield
     torch.set_num_threads(before)
 

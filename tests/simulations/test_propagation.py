@@ -65,8 +65,8 @@ def settings_of(**changes: object) -> ComparisonSettings:
 @pytest.fixture
 def in_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is learned, is learned in two parts instead of ten, each of a step at least."""
-    monkeypatch.setattr("simulations.oneslice_methods.CORRESPONDENCE_PARTS", 2)
-    monkeypatch.setattr("simulations.cohort_network.PARTS", 2)
+    monkeypatch.setattr("simulations.oneslice_methods.PARTS", 2)
+    monkeypatch.setattr("simulations.pooled_training.PARTS", 2)
 
 
 @pytest.mark.usefixtures("in_two_parts")

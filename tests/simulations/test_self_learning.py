@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_correspondence import SMALL_CORRESPONDENCE
 from small_scenario import small_scenario
 
 from client.store.annotations import latest_annotations
@@ -31,16 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:alembic"),
 ]
 
-SMALL = {
-    "rounds": 2,
-    "steps": 4,
-    "batch_size": 2,
-    "crop_voxels": 12,
-    "channels": 4,
-    "layers": 1,
-    "descriptor_length": 4,
-    "edge_radius_voxels": 1,
-}
+SMALL = {**SMALL_CORRESPONDENCE, "rounds": 2, "steps": 4}
 
 
 def learning_scenario(**changes: Any) -> Scenario:

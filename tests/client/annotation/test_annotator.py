@@ -171,7 +171,7 @@ def test_the_cohort_looks_at_what_the_scans_before_showed(
 def test_what_was_painted_is_told_with_its_position_and_whether_it_shows(
     make_hospital: MakeHospital, make_plan: MakePlan
 ) -> None:
-    store, plan = make_hospital().store, make_plan()
+    store, plan = make_hospital().store, make_plan(annotation={"slice_choice": "cohort"})
     first, second = plan.tasks
     scans = scans_as_they_came(store, "first")
     shown, empty = np.zeros((24, 24), np.uint8), np.zeros((24, 24), np.uint8)
@@ -202,6 +202,6 @@ def test_the_slices_of_a_scan_depend_on_its_place(
     store, plan = make_hospital().store, make_plan()
     task = plan.tasks[0]
     scan = scans_as_they_came(store, task.name)[0]
-    one, same, other = (slices_of(store, plan, task, scan, place) for place in (0, 0, 1))
+    one, same, other = (slices_of(store, plan, task, (place, scan), []) for place in (0, 0, 1))
     assert one == same
     assert one != other

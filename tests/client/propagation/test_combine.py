@@ -16,11 +16,10 @@ from client.propagation.combine import (
     carry_by_all,
     carry_by_correspondence,
     describe,
-    end_where,
     still_there,
 )
 from client.propagation.registration import carry_by_registration
-from client.propagation.soft_affinity import Carried, carry
+from client.propagation.soft_affinity import Carried, carry, end_classes
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.plan import Candidate, Correspondence, Propagation
 
@@ -224,7 +223,7 @@ def test_no_class_ever_comes_back(raw: np.ndarray, start: int) -> None:
     soft = torch.from_numpy(raw) + 0.01
     soft = soft / soft.sum(0)
     there = still_there(soft, start)
-    ended = end_where(soft, there)
+    ended = end_classes(soft, there)
     torch.testing.assert_close(ended.sum(0), torch.ones(6, 2, 2))
     for way in (ended[1:, start:], ended[1:, : start + 1].flip(1)):
         shown = way.sum((2, 3)) > 0
@@ -234,7 +233,7 @@ def test_no_class_ever_comes_back(raw: np.ndarray, start: int) -> None:
 def test_the_mass_of_what_has_ended_goes_to_the_background() -> None:
     soft = torch.tensor([0.2, 0.5, 0.3]).reshape(3, 1, 1, 1).repeat(1, 2, 1, 1)
     there = torch.tensor([[True, True], [True, False]])
-    ended = end_where(soft, there)[:, :, 0, 0]
+    ended = end_classes(soft, there)[:, :, 0, 0]
     torch.testing.assert_close(ended, torch.tensor([[0.2, 0.5], [0.5, 0.5], [0.3, 0.0]]))
 
 
