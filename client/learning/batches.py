@@ -20,11 +20,12 @@ class Batch:
     image: Float[Tensor, "b c i j k"]
     target: Float[Tensor, "b n i j k"]
     weight: Float[Tensor, "b i j k"]
+    painted: Bool[Tensor, "b i j k"]
     known: Bool[Tensor, "b n i j k"]
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        parts = (self.image, self.target, self.weight, self.known)
+        parts = (self.image, self.target, self.weight, self.painted, self.known)
         return Batch(*(part.to(device, non_blocking=True) for part in parts))
 
 
@@ -34,6 +35,7 @@ def stack(patches: Sequence[Patch]) -> Batch:
         image=torch.stack([patch.image for patch in patches]),
         target=torch.stack([patch.target for patch in patches]),
         weight=torch.stack([patch.weight for patch in patches]),
+        painted=torch.stack([patch.painted for patch in patches]),
         known=torch.stack([patch.known for patch in patches]),
     )
 

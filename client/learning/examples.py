@@ -37,13 +37,16 @@ class Patch:
     Attributes:
         image: (C, I, J, K).
         target: (N, I, J, K) class probabilities, summing to one where weight > 0.
-        weight: (I, J, K) trust in [0, 1].
+        weight: (I, J, K) trust in [0, 1]; less than was given beside voxels of which nothing is
+            known, where the patch was turned.
+        painted: (I, J, K), True where most of what is known a person painted.
         known: (N, I, J, K), False for classes of which nothing is known there.
     """
 
     image: Float[Tensor, "c i j k"]
     target: Float[Tensor, "n i j k"]
     weight: Float[Tensor, "i j k"]
+    painted: Bool[Tensor, "i j k"]
     known: Bool[Tensor, "n i j k"]
 
 
@@ -174,4 +177,4 @@ def _to_patch(
     known = torch.where(
         is_painted, on_painted[:, None, None, None], everywhere[:, None, None, None]
     )
-    return Patch(image, target, weight, known)
+    return Patch(image, target, weight, is_painted & (weight > 0), known)

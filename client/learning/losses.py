@@ -6,16 +6,20 @@ from torch import Tensor
 
 Logits = Float[Tensor, "b n i j k"]
 Weight = Float[Tensor, "b i j k"]
+Painted = Bool[Tensor, "b i j k"]
 Known = Bool[Tensor, "b n i j k"]
 
 
-def smooth_doubtful(target: Logits, weight: Weight, known: Known, largest: float) -> Logits:
+def smooth_doubtful(
+    target: Logits, weight: Weight, painted: Painted, known: Known, largest: float
+) -> Logits:
     """Mixes the target with the uniform distribution over the known classes.
 
-    The share of the uniform part is `largest` * (1 - weight): expert voxels stay as painted.
+    The share of the uniform part is `largest` * (1 - weight). Painted voxels stay as painted,
+    also where turning a patch has left them less weight: that is no doubt about the label.
     (Spatial label smoothing after Tian et al., dynamic interactive learning.)
     """
-    share = (largest * (1 - weight))[:, None]
+    share = (largest * (1 - weight) * ~painted)[:, None]
     uniform = known / known.sum(1, keepdim=True)
     return (1 - share) * target + share * uniform
 

@@ -26,7 +26,9 @@ def train_segmenter(
     received = [parameter.detach().clone() for parameter in segmenter.parameters()]
 
     def loss(network: Module, batch: Batch) -> Tensor:
-        target = smooth_doubtful(batch.target, batch.weight, batch.known, settings.smoothing_max)
+        target = smooth_doubtful(
+            batch.target, batch.weight, batch.painted, batch.known, settings.smoothing_max
+        )
         value = segmentation_loss(network(batch.image), target, batch.weight, batch.known)
         return value + proximal_term(list(network.parameters()), received, proximal_mu)
 

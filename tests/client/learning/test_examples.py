@@ -238,6 +238,8 @@ def test_all_classes_are_known_where_a_person_painted_and_the_spread_ones_elsewh
     )
     patch = cut_middle(example, SIZE, make_change())
     # The patch starts at voxel 4, so the painted slice is its fifth. Class 3 is known nowhere.
+    assert patch.painted[..., 4].all()
+    assert not patch.painted[..., [0, 1, 2, 3, 5, 6, 7]].any()
     on_slice, beside = patch.known[..., 4], patch.known[..., [0, 1, 2, 3, 5, 6, 7]]
     assert on_slice[[0, 1, 2]].all()
     assert not on_slice[3].any()
@@ -256,6 +258,9 @@ def test_between_a_painted_slice_and_nothing_all_that_is_known_was_painted(
     )
     patch = cut_middle(example, SIZE, make_change(degrees=(15.0, 10.0, 0.0)))
     assert patch.known[:, patch.weight > 0].all()
+    assert torch.equal(patch.painted, patch.weight > 0)
+    # Turned, its voxels lie between those of the grid; that makes nobody doubt what was painted.
+    assert (patch.weight[patch.painted] < 0.9).any()
 
 
 @pytest.mark.parametrize("training_mm", [(2.0, 2.0, 2.0), (1.0, 2.0, 0.5)])

@@ -141,12 +141,18 @@ def test_extreme_logits_stay_finite() -> None:
 def test_smoothing_leaves_expert_voxels_as_painted() -> None:
     target = voxels([0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
     known = is_known([1, 1, 1], [1, 1, 1], [1, 1, 0])
-    smooth = smooth_doubtful(target, trust(1.0, 0.5, 0.0), known, 0.3)
+    nobody = trust(0.0, 0.0, 0.0).bool()
+    smooth = smooth_doubtful(target, trust(1.0, 0.5, 0.0), nobody, known, 0.3)
     # The uniform part is 0.3 * (1 - weight), over three or two known classes.
     wanted = voxels([0.0, 1.0, 0.0], [0.05, 0.9, 0.05], [0.15, 0.85, 0.0])
     torch.testing.assert_close(smooth, wanted)
     assert torch.equal(smooth[..., 0], target[..., 0])
     torch.testing.assert_close(smooth.sum(1), torch.ones(1, 1, 1, 3))
+    # Half a weight on a painted voxel comes from turning the patch.
+    second = trust(0.0, 1.0, 0.0).bool()
+    turned = smooth_doubtful(target, trust(1.0, 0.5, 0.0), second, known, 0.3)
+    assert torch.equal(turned[..., :2], target[..., :2])
+    assert torch.equal(turned[..., 2], smooth[..., 2])
 
 
 def test_the_proximal_term_by_hand() -> None:

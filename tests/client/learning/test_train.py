@@ -1,5 +1,7 @@
 """The training loop on toy problems."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ def toy_batch(weight: float = 1.0) -> Batch:
         image=image,
         target=torch.cat([1 - organ, organ], dim=1),
         weight=torch.full((2, 4, 4, 4), weight),
+        painted=torch.full((2, 4, 4, 4), weight == 1),
         known=torch.ones(2, 2, 4, 4, 4, dtype=torch.bool),
     )
 
@@ -136,7 +139,7 @@ def test_the_student_learns_the_segmenter_and_leaves_it_alone() -> None:
         segmenter.weight.mul_(5)
     before, wanted = weights(segmenter).clone(), segmenter(batch.image).argmax(1)
     # The labels say the opposite and weigh nothing: only the segmenter counts.
-    contrary = Batch(batch.image, batch.target.flip(1), torch.zeros_like(batch.weight), batch.known)
+    contrary = replace(batch, target=batch.target.flip(1), weight=torch.zeros_like(batch.weight))
     batches = [contrary] * 80
     loss = train_student(student, segmenter, batches, SETTINGS, learning_rate=0.1, device=CPU)
     assert loss is not None
