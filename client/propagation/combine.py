@@ -97,12 +97,12 @@ def describe(
 
 
 def still_there(soft: Float[Tensor, "n d h w"], start: int) -> Bool[Tensor, "f d"]:
-    """On which slices each foreground class is still the likeliest somewhere.
+    """On which slices each foreground class is still likelier than the background somewhere.
 
-    A class that has stopped does not come back further out.
+    A part that blurs into another part of the organ has not ended; one that the background takes
+    the place of has. A class that has stopped does not come back further out.
     """
-    labels = soft.argmax(0)
-    shown = torch.stack([(labels == c).flatten(1).any(1) for c in range(1, len(soft))])
+    shown = (soft[1:] > soft[:1]).flatten(2).any(2)
     outwards = shown[:, start:].cumprod(1)
     inwards = shown[:, : start + 1].flip(1).cumprod(1).flip(1)
     return torch.cat([inwards[:, :-1], outwards], dim=1).bool()

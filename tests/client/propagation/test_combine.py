@@ -207,11 +207,19 @@ def test_a_class_that_is_not_painted_is_nowhere() -> None:
     assert still_there(soft, 1).tolist() == [[False, True, False], [False, False, False]]
 
 
-def test_a_class_counts_as_there_where_it_is_the_likeliest() -> None:
+def test_a_class_counts_as_there_where_it_is_likelier_than_the_background() -> None:
     share = torch.tensor([0.2, 0.4, 0.6, 0.4, 0.6]).reshape(1, 5, 1, 1)
     assert still_there(torch.cat([1 - share, share]), 2).tolist() == [
         [False, False, True, False, False]
     ]
+
+
+def test_a_part_that_blurs_into_another_part_has_not_ended() -> None:
+    # Background, a thin part, and the part around it: the thin one is the likeliest nowhere.
+    soft = torch.tensor([[0.1, 0.1, 0.4], [0.7, 0.3, 0.2], [0.2, 0.6, 0.4]])
+    soft = soft.reshape(3, 3, 1, 1)
+    assert soft.argmax(0).flatten().tolist() == [1, 2, 0]
+    assert still_there(soft, 0).tolist() == [[True, True, False], [True, True, False]]
 
 
 volumes = npst.arrays(np.float32, (3, 6, 2, 2), elements=st.floats(0, 1, width=16))
