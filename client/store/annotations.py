@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -48,14 +49,16 @@ def save_annotation(store: Store, annotation: SliceAnnotation) -> int:
         )
         version = 1 + int(connection.execute(query, place).fetchone()[0])
         connection.execute(
-            "INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *place,
                 version,
                 mask_key,
                 json.dumps(annotation.looked_for),
+                json.dumps(sorted(set(np.unique(annotation.mask).tolist()) - {0})),
                 annotation.annotator,
                 annotation.seconds_spent,
+                datetime.now(UTC).isoformat(timespec="milliseconds"),
             ),
         )
     return version

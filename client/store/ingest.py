@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.store.arrays import save_array
+from client.store.display import make_display
 from client.store.layouts import Case, Dataset
 from client.store.normalise import normalise
 from client.store.orientation import OriginalGeometry, to_ras
@@ -133,6 +134,7 @@ def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
     try:
         reference_key = save_array(store, read.reference) if read.reference is not None else None
         image = normalise(read.image, task.modality, task.window_hu)
+        stack, display = make_display(read.image, task.axis, task.modality, task.window_hu)
         row = CatalogScan(
             scan_id=read.scan_id,
             case=case.name,
@@ -144,6 +146,8 @@ def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
             reference_key=reference_key,
             label_names=dataset.labels,
             label_voxels=_count_voxels(read.reference),
+            display_key=save_array(store, stack),
+            display=display,
         )
     except OSError as error:
         raise StoreError(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from client.store.arrays import load_array
+from client.store.display import Display
 from client.store.orientation import OriginalGeometry
 from client.store.store import Store
 from common.errors import LabelDictionaryError, StoreError
@@ -30,6 +31,8 @@ class CatalogScan:
     reference_key: str | None
     label_names: dict[int, str]
     label_voxels: dict[int, int]
+    display_key: str
+    display: Display
 
 
 def list_scans(store: Store, task: str | None = None) -> list[CatalogScan]:
@@ -68,7 +71,7 @@ def find_scan(store: Store, scan_id: str) -> CatalogScan:
 def insert_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
     """Adds a scan's row; the arrays must be stored already."""
     connection.execute(
-        "INSERT INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO scans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             scan.scan_id,
             scan.case,
@@ -80,6 +83,8 @@ def insert_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
             scan.reference_key,
             json.dumps(scan.label_names),
             json.dumps(scan.label_voxels),
+            scan.display_key,
+            json.dumps(asdict(scan.display)),
         ),
     )
 
@@ -90,8 +95,15 @@ def refresh_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
     A label that came before stays if the scan comes without one.
     """
     connection.execute(
-        "UPDATE scans SET modality = ?, image_key = ? WHERE scan_id = ?",
-        (scan.modality, scan.image_key, scan.scan_id),
+        "UPDATE scans SET modality = ?, image_key = ?, display_key = ?, display = ? "
+        "WHERE scan_id = ?",
+        (
+            scan.modality,
+            scan.image_key,
+            scan.display_key,
+            json.dumps(asdict(scan.display)),
+            scan.scan_id,
+        ),
     )
     if scan.reference_key is None:
         return
@@ -209,6 +221,8 @@ def _from_row(row: sqlite3.Row) -> CatalogScan:
         reference_key=row["reference_key"],
         label_names={int(k): v for k, v in json.loads(row["label_names"]).items()},
         label_voxels={int(k): v for k, v in json.loads(row["label_voxels"]).items()},
+        display_key=row["display_key"],
+        display=Display(**json.loads(row["display"])),
     )
 
 

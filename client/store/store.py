@@ -8,91 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.store.atomic_files import disk_full
+from client.store.schema import SCHEMA, SCHEMA_VERSION
 from common.errors import SettingsError, StoreError
 from common.plan import NAME_PATTERN
-
-SCHEMA_VERSION = 2
-SCHEMA = """
-CREATE TABLE hospital (name TEXT NOT NULL);
-CREATE TABLE scans (
-    scan_id TEXT PRIMARY KEY,
-    case_name TEXT NOT NULL,
-    task TEXT NOT NULL,
-    modality TEXT NOT NULL,
-    geometry TEXT NOT NULL,          -- JSON: shape and affine in RAS
-    original TEXT NOT NULL,          -- JSON: shape and affine as in the file
-    image_key TEXT NOT NULL,
-    reference_key TEXT,              -- a full label that came with the scan, or none
-    label_names TEXT NOT NULL,       -- JSON: value -> name in the data set's own dictionary
-    label_voxels TEXT NOT NULL       -- JSON: value -> voxels in the reference label
-);
-CREATE INDEX scans_by_task ON scans (task);
-CREATE TABLE quarantine (
-    task TEXT NOT NULL,
-    case_name TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    PRIMARY KEY (task, case_name)
-);
-CREATE TABLE annotations (
-    scan_id TEXT NOT NULL REFERENCES scans,
-    axis INTEGER NOT NULL,
-    slice INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    mask_key TEXT NOT NULL,
-    looked_for TEXT NOT NULL,        -- JSON: label indexes
-    annotator TEXT NOT NULL,
-    seconds_spent REAL NOT NULL,
-    PRIMARY KEY (scan_id, axis, slice, version)
-);
-CREATE TABLE label_maps (
-    scan_id TEXT NOT NULL REFERENCES scans,
-    version INTEGER NOT NULL,
-    origin TEXT NOT NULL,            -- digest of the slices and settings it was made from
-    federation TEXT NOT NULL,        -- whose segmenter had a part in it; empty: none had
-    round INTEGER NOT NULL,          -- in which round it was made; 0 without a segmenter
-    score REAL NOT NULL,             -- of that segmenter on held-back slices; 0 without one
-    source TEXT NOT NULL,
-    classes TEXT NOT NULL,
-    spread TEXT NOT NULL,
-    soft_key TEXT NOT NULL,
-    weight_key TEXT NOT NULL,
-    expert_key TEXT NOT NULL,
-    PRIMARY KEY (scan_id, version)
-);
-CREATE TABLE correspondence (
-    settings TEXT NOT NULL,          -- digest of the network's settings
-    part INTEGER NOT NULL,           -- how far its training is
-    scans TEXT NOT NULL,             -- JSON: the scan_ids that it saw
-    weights_key TEXT NOT NULL,
-    PRIMARY KEY (settings, scans, part)
-);
-CREATE TABLE rounds (
-    federation TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    tasks_trained TEXT NOT NULL,     -- JSON: task -> stage
-    seen TEXT NOT NULL,              -- JSON: group -> scans ever offered to the memory
-    offered TEXT NOT NULL,           -- JSON: scan_ids ever offered to the memory
-    digest TEXT NOT NULL,            -- of the request that this round answered
-    PRIMARY KEY (federation, round)
-);
-CREATE TABLE replay (
-    federation TEXT NOT NULL,
-    round INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    scan_id TEXT NOT NULL REFERENCES scans,
-    task TEXT NOT NULL,
-    grp TEXT NOT NULL,
-    PRIMARY KEY (federation, round, place),
-    FOREIGN KEY (federation, round) REFERENCES rounds ON DELETE CASCADE
-);
-CREATE TABLE audit (
-    number INTEGER PRIMARY KEY,
-    time TEXT NOT NULL,
-    event TEXT NOT NULL,
-    details TEXT NOT NULL,
-    chain TEXT NOT NULL              -- sha256 over the row before and this one
-);
-"""
 
 
 @dataclass(frozen=True)
