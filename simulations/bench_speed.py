@@ -20,31 +20,42 @@ REPEATS = 3
 ALL: tuple[Candidate, ...] = ("patches", "correspondence", "registration")
 
 
-def ball_scan(depth: int, side: int, num_classes: int, seed: int) -> tuple[Scan, SliceAnnotation]:
-    """A volume of (depth, side, side) with a ball cut into wedges, its middle slice painted.
+def organ_scan(
+    depth: int, side: int, num_classes: int, *, ends: bool
+) -> tuple[Scan, SliceAnnotation]:
+    """A volume of (depth, side, side) with an organ cut into wedges, its middle slice painted.
 
-    The ball fills half of each side, as an organ does in a scan that was cropped around it.
+    It fills half of each side, as an organ does in a scan that was cropped around it. One that
+    `ends` is a ball; one that does not is a tube through all slices, so that all are walked.
     """
     grid = np.indices((depth, side, side), dtype=np.float32)
     middle = [(n - 1) / 2 for n in (depth, side, side)]
     offset = grid - np.array(middle, dtype=np.float32)[:, None, None, None]
     scaled = offset / (np.array([depth, side, side], dtype=np.float32) / 4)[:, None, None, None]
-    inside = (scaled**2).sum(0) < 1
+    inside = (scaled[0 if ends else 1 :] ** 2).sum(0) < 1
     turn = (np.arctan2(offset[1], offset[2]) / (2 * np.pi)) % 1
     labels = np.where(inside, 1 + np.minimum(turn * num_classes, num_classes - 1), 0)
-    noise = generator(seed, "noise").normal(size=labels.shape)
+    noise = generator(0, "noise").normal(size=labels.shape)
     image = (labels + 0.3 * noise).astype(np.float32)[None]
-    scan = Scan("ball", (image - image.mean()) / image.std(), _cube(labels.shape), "MR")
+    scan = Scan("organ", (image - image.mean()) / image.std(), _cube(labels.shape), "MR")
     mask = labels[depth // 2].astype(np.uint8)
     classes = tuple(range(1, num_classes + 1))
-    ref = SliceRef("ball", 0, depth // 2)
+    ref = SliceRef("organ", 0, depth // 2)
     return scan, SliceAnnotation(ref, mask, classes, "truth", 0.0)
 
 
 def time_volumes() -> None:
-    """A 128 x 128 x 128 volume with 4 classes; then half the slices, half the classes."""
+    """A 128 x 128 x 128 volume with 4 classes; then with an organ on all slices, and half of them.
+
+    An organ that ends is walked to its end only, so its cost would not tell of the slices.
+    """
     device = choose_device("auto")
-    sizes = {"128 slices, 4 classes": (128, 4), "64 slices": (64, 4), "2 classes": (128, 2)}
+    sizes = {
+        "ball": (128, 4, True),
+        "tube": (128, 4, False),
+        "tube, 64 slices": (64, 4, False),
+        "tube, 2 classes": (128, 2, False),
+    }
     plans: dict[str, tuple[Candidate, ...]] = {
         "patches": ("patches",),
         "learned": ("correspondence",),
@@ -54,8 +65,8 @@ def time_volumes() -> None:
     for what, candidates in plans.items():
         settings = Propagation(candidates=candidates)
         seconds = {}
-        for size, (depth, num_classes) in sizes.items():
-            scan, annotation = ball_scan(depth, 128, num_classes, 0)
+        for size, (depth, num_classes, ends) in sizes.items():
+            scan, annotation = organ_scan(depth, 128, num_classes, ends=ends)
             network = _fresh_network([scan])
 
             def spread(

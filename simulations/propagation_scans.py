@@ -155,7 +155,7 @@ def _ingest(
         "classes": list(dataset.labels.values()) or ["unnamed"],
         "modality": modality,
         "window_hu": WINDOW_HU if modality == "CT" else None,
-        # Ingesting looks at neither of these.
+        # Neither bears on a comparison.
         "plane": "axial",
         "rounds": 1,
     }

@@ -1,15 +1,19 @@
-"""Random changes to training patches: drawn in one function, applied in another by TorchIO."""
+"""Random changes to training patches: drawn in one function, applied in another."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 import torchio as tio
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from common.plan import Augmentation
+
+Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -38,45 +42,60 @@ def draw_change(settings: Augmentation, rng: np.random.Generator) -> Change:
     )
 
 
-def region_for(patch_size: tuple[int, int, int], change: Change) -> tuple[int, int, int]:
+def region_for(patch_size: Size, change: Change) -> Size:
     """How large a region must be cut so that the turned and scaled patch lies within it.
 
     Larger than the patch by an even number along each axis: both then have the same centre.
     """
     size = np.asarray(patch_size)
-    # TorchIO turns about axis 1, then 0, then 2, then scales; a patch voxel's origin undoes that.
-    pitch, yaw, roll = change.degrees
-    turn = Rotation.from_euler("yxz", [yaw, pitch, roll], degrees=True).as_matrix()
-    half = np.abs(turn.T) @ (size / 2 / np.minimum(change.scales, 1))
+    half = np.abs(_turn(change).T) @ (size / 2 / np.minimum(change.scales, 1))
     margin = np.ceil(np.maximum(half - size / 2, 0)).astype(int)
     region = size + 2 * margin
     return (int(region[0]), int(region[1]), int(region[2]))
 
 
 def apply_change(
-    image: Float[Tensor, "c i j k"], labels: Float[Tensor, "n i j k"], change: Change
-) -> tuple[Float[Tensor, "c i j k"], Float[Tensor, "n i j k"]]:
-    """The region turned and scaled about its centre, its intensities changed.
+    image: Float[Tensor, "c i j k"],
+    labels: Float[Tensor, "n i j k"],
+    change: Change,
+    size: Size,
+) -> tuple[Float[Tensor, "c a b d"], Float[Tensor, "n a b d"]]:
+    """The patch of `size` in the middle of the region, turned and scaled, its intensities changed.
 
-    `labels` are moved with linear interpolation, zero comes in from outside, and they keep their
-    values otherwise.
+    Everything is moved with linear interpolation; zero comes in from outside of the region.
     """
-    subject = tio.Subject(
-        image=tio.ScalarImage(tensor=image), labels=tio.ScalarImage(tensor=labels)
-    )
-    move = tio.Affine(
-        scales=change.scales,
-        degrees=change.degrees,
-        translation=(0, 0, 0),
-        default_pad_value=0,
-        image_interpolation="linear",
-    )
-    moved = move(subject)
+    moved = _move(torch.cat([image, labels]), change, size)
     recolour = tio.Compose(
         [
             tio.Gamma(gamma=change.gamma),
             tio.Noise(mean=0, std=change.noise, seed=change.noise_seed),
         ]
     )
-    coloured = recolour(tio.Subject(image=moved.image))
-    return coloured.image.data * change.gain, moved.labels.data
+    coloured: Tensor = recolour(moved[: len(image)])
+    return coloured * change.gain, moved[len(image) :]
+
+
+def _move(region: Float[Tensor, "m i j k"], change: Change, size: Size) -> Float[Tensor, "m a b d"]:
+    """All channels at once, and only the voxels of the patch (TorchIO moves each channel alone)."""
+    offsets = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in size]
+    voxels = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1)
+    origins = voxels @ torch.from_numpy(_origins(change)).T
+    # From voxels to the side's share in [-1, 1], last axis first: the convention of `grid_sample`.
+    shares = 2 * origins / torch.tensor(region.shape[1:])
+    grid = shares.flip(-1).to(region.dtype)[None]
+    return F.grid_sample(region[None], grid, mode="bilinear", align_corners=False)[0]
+
+
+def _origins(change: Change) -> Float[np.ndarray, "3 3"]:
+    """From a voxel of the changed patch to where it came from, both counted from the centre."""
+    origins: Float[np.ndarray, "3 3"] = _turn(change).T / np.asarray(change.scales)
+    return origins
+
+
+def _turn(change: Change) -> Float[np.ndarray, "3 3"]:
+    """A turn about axis 1, then 0, then 2."""
+    pitch, yaw, roll = change.degrees
+    turn: Float[np.ndarray, "3 3"] = Rotation.from_euler(
+        "yxz", [yaw, pitch, roll], degrees=True
+    ).as_matrix()
+    return turn

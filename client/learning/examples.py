@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from client.learning.augmentation import Change, apply_change, region_for
+from client.learning.augmentation import Change, Size, apply_change, region_for
 from common.scans import LabelMap, Scan
 
-Size = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 
@@ -104,8 +103,7 @@ def cut_patch(
     if training_mm is not None:
         grid = region_for(size, change)
         image, labels = (_resize(t, grid) for t in (image, labels))
-    image, labels = apply_change(image, labels, change)
-    image, labels = _central(image, size), _central(labels, size)
+    image, labels = apply_change(image, labels, change, size)
     return _to_patch(image, labels, example)
 
 
@@ -155,12 +153,6 @@ def _zoom(scan: Scan, training_mm: Spacing | None) -> tuple[float, float, float]
 
 def _resize(tensor: Float[Tensor, "c i j k"], size: Size) -> Float[Tensor, "c a b d"]:
     return F.interpolate(tensor[None], size=size, mode="trilinear", align_corners=False)[0]
-
-
-def _central(tensor: Float[Tensor, "c i j k"], size: Size) -> Float[Tensor, "c a b d"]:
-    corner = [(n - s) // 2 for n, s in zip(tensor.shape[1:], size, strict=True)]
-    i, j, k = (slice(c, c + s) for c, s in zip(corner, size, strict=True))
-    return tensor[:, i, j, k]
 
 
 def _to_patch(
