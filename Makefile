@@ -13,7 +13,7 @@ demo: $(READY)
 		$(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 test: check
-	$(QUIET) $(BIN)/python -m pytest
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -29,7 +29,7 @@ bench: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,simulation]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,simulation,dicom]"
 	touch $(READY)
 
 clean:

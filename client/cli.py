@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.cli_options import OutputFormat, Plan, StoreFolder
+from client.desk_cli import add_desk
+from client.page_cli import add_page
 from common.command_line import Format, run_commands
 
 if TYPE_CHECKING:
     from client.store.ingest import IngestReport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-StoreFolder = Annotated[Path, typer.Option("--store", help="The hospital's folder.")]
-Plan = Annotated[Path, typer.Option(help="The federation's plan, a TOML file.")]
-OutputFormat = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+add_desk(app)
+add_page(app)
 
 
 def run(arguments: Sequence[str], prog_name: str) -> None:
@@ -43,10 +44,13 @@ def init(
 
 @app.command()
 def ingest(
-    data: Annotated[Path, typer.Argument(help="A folder: MSD, nnU-Net v2 or plain.")],
+    data: Annotated[Path, typer.Argument(help="A folder: MSD, nnU-Net v2, plain or DICOM.")],
     store: StoreFolder,
     plan: Plan,
     task: Annotated[str, typer.Option(help="The plan's task that these scans are for.")],
+    again_allowed: Annotated[
+        list[str] | None, typer.Option(help="A case that was withdrawn and may come back.")
+    ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Register a folder's scans for a task; what cannot be used is set aside with a reason."""
@@ -73,22 +77,41 @@ def ingest(
             dataset.cases,
             task=agreed.task_named(task),
             on_case=lambda _: progress.advance(bar),
+            again_allowed=again_allowed or (),
         )
     _print_ingest(report, output)
 
 
-@app.command()
-def status(store: StoreFolder, output: OutputFormat = Format.TEXT) -> None:
-    """Scans by task, slices painted, what was set aside and why."""
-    from client.store.status import read_status
+@app.command("import-mask")
+def import_painted(
+    file: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MHA, .seg.nrrd or DICOM SEG.")],
+    store: StoreFolder,
+    plan: Plan,
+    scan: Annotated[str, typer.Option(help="The scan's id, or the case that it came as.")],
+    index: Annotated[int | None, typer.Option(help="Which of several painted slices.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All painted slices.")] = False,
+    told: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="3=1 or Tumour=Lesion: what is which label; 0 leaves it out."),
+    ] = None,
+    annotator: Annotated[str, typer.Option(help="Who painted it, a pseudonym.")] = "imported",
+) -> None:
+    """Take a slice painted in 3D Slicer or ITK-SNAP as that scan's annotation."""
+    from client.annotation.import_masks import Wanted, import_mask
+    from client.annotation.match_segments import read_map
     from client.store.store import open_store
+    from common.errors import SettingsError
+    from common.plan import FederationPlan
+    from common.settings_file import read_settings
 
-    found = read_status(open_store(store))
-    if output is Format.JSON:
-        print(json.dumps(found, indent=2))
-        return
-    for name, value in found.items():
-        print(f"{name:<12} {value}")
+    if every and index is not None:
+        raise SettingsError("--index takes one slice and --all takes all: give one of the two")
+    agreed = read_settings(FederationPlan, plan)
+    wanted = Wanted(annotator, read_map(told or [], agreed), index, every)
+    name_of = {label.index: label.name for label in agreed.labels}
+    for one in import_mask(open_store(store), agreed, file, scan, wanted):
+        shown = ", ".join(f"{name_of[index]} {number}" for index, number in one.pixels.items())
+        print(f"{one.ref.scan_id} slice {one.ref.index}, version {one.version}: pixels {shown}")
 
 
 @app.command()
@@ -109,33 +132,18 @@ def worker(
     serve(hospital, socket, make_secret(secret_file))
 
 
-@app.command()
-def audit(store: StoreFolder, output: OutputFormat = Format.TEXT) -> None:
-    """What was done and sent; says whether the log was changed."""
-    from client.store.audit import read_audit, verify_audit
-    from client.store.store import open_store
-
-    opened = open_store(store)
-    num_rows = verify_audit(opened)
-    rows = read_audit(opened)
-    if output is Format.JSON:
-        print(json.dumps([vars(row) for row in rows], indent=2))
-        return
-    for row in rows:
-        print(f"{row.time}  {row.event:<9} {row.details[:120]}")
-    print(f"{num_rows} rows, none changed")
-
-
 def _print_ingest(report: "IngestReport", output: Format) -> None:
     counts = {"added": report.added, "already_known": report.already_known}
     bad = [{"case": case, "reason": reason} for case, reason in report.quarantined]
     if output is Format.JSON:
         labels = [vars(label) for label in report.labels]
-        print(json.dumps({**counts, "quarantined": bad, "labels": labels}, indent=2))
+        notes = [{"case": case, "note": note} for case, note in report.notes]
+        parts = {**counts, "quarantined": bad, "labels": labels, "notes": notes}
+        print(json.dumps(parts, indent=2))
         return
     print(f"{report.added} added, {report.already_known} known already, {len(bad)} set aside")
-    for case, reason in report.quarantined:
-        print(f"  {case}: {reason}")
+    for case, told in (*report.quarantined, *report.notes):
+        print(f"  {case}: {told}")
     if report.labels:
         print(f"{'value':>6}  {'label':<28}{'scans':>6}{'voxels':>12}")
     for label in report.labels:

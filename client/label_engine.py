@@ -6,15 +6,16 @@ that a model makes from what it learned from that proxy would otherwise confirm 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.nn import Module
 from torch.nn.utils import parameters_to_vector
 
 from client.learning.predict import predict_probabilities
-from client.own_correspondence import own_correspondence
+from client.own_correspondence import learned_correspondence, own_correspondence
 from client.propagation.fuse import fuse
 from client.propagation.spread_labels import spread_labels
 from client.store.annotations import latest_annotations
@@ -29,7 +30,7 @@ from client.store.scans import load_scan
 from client.store.store import Store
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.networks.unet import load_arrays
-from common.plan import FederationPlan
+from common.plan import FederationPlan, Task
 from common.updates import CORRESPONDENCE, Arrays
 
 
@@ -51,20 +52,63 @@ class LabelMaker:
 
 
 def label_maker(
-    store: Store, plan: FederationPlan, arrays: Arrays, device: torch.device
+    store: Store,
+    plan: FederationPlan,
+    arrays: Arrays,
+    device: torch.device,
+    tasks: Sequence[Task] | None = None,
 ) -> LabelMaker:
-    """With the federation's correspondence network if the plan trains one, else the hospital's."""
+    """With the federation's correspondence network if the plan trains one, else the hospital's.
+
+    The hospital's own is learned from the scans of `tasks`; none: of all that the plan names.
+    """
     network = None
     if "correspondence" in plan.propagation.candidates:
         if plan.correspondence.rounds > 0:
             network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
             load_arrays(network, arrays, CORRESPONDENCE)
         else:
-            network = own_correspondence(store, plan, device)
+            network = own_correspondence(store, plan, device, tasks)
     return LabelMaker(store, plan, network, device)
 
 
-def spread_new(maker: LabelMaker, scan_ids: Sequence[str]) -> None:
+def label_maker_now(
+    store: Store, plan: FederationPlan, device: torch.device, tasks: Sequence[Task] | None = None
+) -> tuple[LabelMaker, bool]:
+    """With what the hospital has without learning anything; whether that is all the plan names.
+
+    The federation's correspondence network comes with a round, and the hospital's own takes minutes
+    to learn: while there is none, the other candidates carry the labels, or the patches alone.
+    """
+    wanted = plan.propagation.candidates
+    if "correspondence" not in wanted:
+        return LabelMaker(store, plan, None, device), True
+    own = plan.correspondence.rounds == 0
+    network = learned_correspondence(store, plan, tasks) if own else None
+    if network is not None:
+        return LabelMaker(store, plan, network, device), True
+    others = tuple(one for one in wanted if one != "correspondence") or ("patches",)
+    settings = plan.propagation.model_copy(update={"candidates": others})
+    without = plan.model_copy(update={"propagation": settings})
+    return LabelMaker(store, without, None, device), False
+
+
+def shows_slices(store: Store, scan_id: str) -> bool:
+    """Whether a scan's newest label map has its painted slices as they are now."""
+    if find_label_map(store, scan_id) is None:
+        return False
+    labels, annotations = load_label_map(store, scan_id), latest_annotations(store, scan_id)
+    if set(labels.classes) != {index for one in annotations for index in one.looked_for}:
+        return False
+    index_of_channel = np.array([0, *labels.classes], dtype=np.uint8)
+    return all(
+        labels.expert[one.ref.selection].all()
+        and (index_of_channel[labels.soft[:, *one.ref.selection].argmax(0)] == one.mask).all()
+        for one in annotations
+    )
+
+
+def spread_new(maker: LabelMaker, scan_ids: Iterable[str]) -> None:
     """Spreads the painted slices of scans whose newest label map was made from something else."""
     weights = b""
     if maker.network is not None:
@@ -93,7 +137,7 @@ def spread_new(maker: LabelMaker, scan_ids: Sequence[str]) -> None:
 def join_segmenter(
     maker: LabelMaker,
     segmenter: Module,
-    scan_ids: Sequence[str],
+    scan_ids: Iterable[str],
     round_number: int,
     held_back_dice: Mapping[str, float],
 ) -> int:

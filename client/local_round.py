@@ -1,8 +1,8 @@
 """One round at a hospital, in reading order. Knows no Flower and no socket: bytes in, bytes out.
 
-    spread new labels -> score the incoming model -> choose what to train on -> let the segmenter
-    join the labels if it earned it -> train the segmenter with replay -> train the student on it ->
-    remember -> check what leaves -> commit
+    ask the hospital's policy -> spread new labels -> score the incoming model -> choose what to
+    train on -> let the segmenter join the labels if it earned it -> train the segmenter with replay
+    -> train the student on it -> remember -> check what leaves -> commit
 
 Hospital state is versioned by (federation, round): round r starts from the committed r - 1, and the
 same request asked again gets the stored reply, so nothing counts twice.
@@ -13,7 +13,8 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, partial
 
 import numpy as np
@@ -21,27 +22,39 @@ import torch
 from monai.networks.nets import UNet
 from torch.nn import Module
 
+from client.admission import FREE, NOT_ALLOWED, STOPPED_EARLY, NotAllowedError, Terms, admit
+from client.annotation.annotator import Annotator, paint_asked_slices
 from client.label_engine import join_segmenter, label_maker, spread_new
 from client.learning.batches import Batch, draw_batches
 from client.learning.device import DeviceChoice, choose_device
 from client.learning.evaluate import score_painted_slices
 from client.learning.examples import Example
-from client.learning.replay import group_of, offer
+from client.learning.round_clock import NO_LIMIT, OutOfTimeError, RoundClock
 from client.learning.train import learning_rate_at
 from client.learning.train_models import train_segmenter, train_student
-from client.outgoing import let_out, note_that_it_leaves
+from client.outgoing import let_out
+from client.policy import Policy, read_policy
+from client.round_material import (
+    Labelled,
+    Material,
+    choose_material,
+    count_set_aside,
+    find_labelled,
+    remember,
+)
+from client.round_result import RoundResult
 from client.self_learning import learn_round
+from client.slice_doubt import note_doubts
 from client.store.annotations import latest_annotations
-from client.store.audit import write_audit
+from client.store.audit import FAILED, write_audit
 from client.store.label_maps import load_label_map
+from client.store.lock import among_others
 from client.store.rounds import (
-    HospitalState,
-    Remembered,
     commit_round,
     find_reply,
     load_state,
 )
-from client.store.scans import count_quarantined, list_scans, load_scan
+from client.store.scans import list_scans, load_scan
 from client.store.store import Store
 from common.errors import OneSliceError
 from common.networks.unet import (
@@ -51,14 +64,12 @@ from common.networks.unet import (
     load_arrays,
     networks_to_arrays,
 )
-from common.plan import FederationPlan, Task
-from common.random_streams import generator, stream_seed
-from common.scans import SliceAnnotation
+from common.plan import FederationPlan
+from common.random_streams import generator
 from common.updates import (
     Arrays,
     LocalUpdate,
     Note,
-    Outcome,
     RoundRequest,
     TaskScore,
     decode_request,
@@ -72,34 +83,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital's store and where it computes."""
+    """A hospital's store and where it computes.
+
+    `annotator` paints whatever is asked for at once, as in a simulation; people take their time.
+    """
 
     store: Store
     device: DeviceChoice = "auto"
+    annotator: Annotator | None = None
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A hospital's annotated scans of the tasks so far, by task: to train on, and held back."""
+class Trained:
+    """Mean losses of the two networks, and whether the time was over before all steps were done."""
 
-    training: dict[str, list[str]]
-    held_back: dict[str, list[SliceAnnotation]]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a round trains on: the newest task that is still open, or none, and the memory."""
-
-    task: Task | None
-    current: list[str]
-    remembered: list[str]
-
-    @property
-    def outcome(self) -> Outcome:
-        """What the round will have been."""
-        if self.task is not None:
-            return "trained"
-        return "replay_only" if self.remembered else "abstained"
+    loss: float | None = None
+    student_loss: float | None = None
+    stopped_early: bool = False
 
 
 def answer(hospital: Hospital, request: bytes) -> bytes:
@@ -108,55 +108,92 @@ def answer(hospital: Hospital, request: bytes) -> bytes:
     What went wrong stays in the hospital's log and audit; only a fixed sentence leaves.
     """
     try:
-        return _answer(hospital, request)
+        return answer_or_raise(hospital, request)
     except Exception as error:
         log.exception("%s could not answer", hospital.store.hospital)
-        _audit_failure(hospital, error)
         reason = "see the hospital's log"
         if isinstance(error, OneSliceError):
             reason = f"{type(error).__name__}: {reason}"
         note = Note(hospital=hospital.store.hospital, outcome="failed", reason=reason)
+        _audit_failure(hospital, error, note)
         return encode_update(LocalUpdate({}, note))
 
 
-def _answer(hospital: Hospital, data: bytes) -> bytes:
+def answer_or_raise(hospital: Hospital, data: bytes) -> bytes:
+    """The reply to a request, checked and in the audit log.
+
+    Raises:
+        OneSliceError: of any kind; nothing has left.
+    """
     request, arrays = decode_request(data)
-    store, plan = hospital.store, request.plan
+    store = hospital.store
+    policy = read_policy(store.folder)
     if request.action == "hello":
         note = Note(hospital=store.hospital, outcome="greeted", round=request.round)
         return let_out(store, LocalUpdate({}, note), arrays)
+    try:
+        with among_others(store):
+            terms = admit(store, request, arrays, policy, datetime.now())
+            return _answer_round(hospital, data, terms)
+    except (NotAllowedError, OutOfTimeError) as error:
+        return _stay_out(store, request, error)
+
+
+def _answer_round(hospital: Hospital, data: bytes, terms: Terms) -> bytes:
+    request, arrays = decode_request(data)
+    store, plan = hospital.store, request.plan
     if request.action == "score":
-        return let_out(store, score_round(hospital, request, arrays), arrays)
+        return let_out(store, score_round(hospital, request, arrays, terms), arrays)
+    asked = trained_in(plan, request.round, arrays)
     digest = hashlib.sha256(data).hexdigest()
     stored = find_reply(store, plan.federation, request.round, digest)
     if stored is not None:
-        note_that_it_leaves(store, decode_update(stored), stored)
-        return stored
+        return let_out(store, decode_update(stored), asked)
     if plan.is_self_learning(request.round):
-        update, state = learn_round(store, request, arrays, choose_device(hospital.device))
+        result = learn_round(store, request, arrays, choose_device(hospital.device), terms)
     else:
-        update, state = train_round(hospital, request, arrays)
-    reply = let_out(store, update, trained_in(plan, request.round, arrays))
-    commit_round(store, state, digest, reply)
+        result = train_round(hospital, request, arrays, terms)
+    reply = let_out(store, result.update, asked)
+    commit_round(store, result.state, digest, reply, result.uses)
     return reply
 
 
-def score_round(hospital: Hospital, request: RoundRequest, arrays: Arrays) -> LocalUpdate:
+def _stay_out(store: Store, request: RoundRequest, error: OneSliceError) -> bytes:
+    """The reply of a hospital that may not take part. Its state stays that of the round before.
+
+    Nothing is committed, so the same request is answered in full once the policy allows it.
+    """
+    log.warning("%s stays out of round %d: %s", store.hospital, request.round, error)
+    place = {"federation": request.plan.federation, "round": request.round}
+    write_audit(store, "stayed_out", {**place, "why": str(error)})
+    note = Note(
+        hospital=store.hospital, outcome="abstained", reason=NOT_ALLOWED, round=request.round
+    )
+    return let_out(store, LocalUpdate({}, note), {})
+
+
+def score_round(
+    hospital: Hospital, request: RoundRequest, arrays: Arrays, terms: Terms = FREE
+) -> LocalUpdate:
     """Scores the incoming segmenter on the held-back scans; nothing is trained or changed."""
     store, plan = hospital.store, request.plan
     device = choose_device(hospital.device)
-    labelled = find_labelled(store, plan, plan.stage_of_round(request.round))
+    labelled = find_labelled(store, plan, plan.stage_of_round(request.round), terms.policy)
     segmenter = build_networks(plan)[SEGMENTER]
     load_arrays(segmenter, arrays, SEGMENTER)
-    scores = score_held_back(store, plan, labelled, segmenter, device)
+    scores = score_held_back(store, plan, labelled, segmenter, device, terms.clock)
     note = Note(hospital=store.hospital, outcome="scored", round=request.round, scores=scores)
     return LocalUpdate({}, note)
 
 
 def train_round(
-    hospital: Hospital, request: RoundRequest, arrays: Arrays
-) -> tuple[LocalUpdate, HospitalState]:
-    """The whole round; returns the reply and the state to commit with it."""
+    hospital: Hospital, request: RoundRequest, arrays: Arrays, terms: Terms = FREE
+) -> RoundResult:
+    """The whole round; returns the reply and what is to be committed with it.
+
+    Raises:
+        OutOfTimeError: the time of the terms was over before the segmenter's first step.
+    """
     store, plan, number = hospital.store, request.plan, request.round
     device = choose_device(hospital.device)
     stage = plan.stage_of_round(number)
@@ -166,19 +203,22 @@ def train_round(
         load_arrays(network, arrays, role)
     started = time.perf_counter()
 
-    labelled = find_labelled(store, plan, stage)
-    maker = label_maker(store, plan, arrays, device)
-    spread_new(maker, [one for found in labelled.training.values() for one in found])
+    policy, clock = terms.policy, terms.clock
+    ask_for_slices(hospital, plan, number, networks[SEGMENTER], device, terms)
+    labelled = find_labelled(store, plan, stage, policy)
+    maker = label_maker(store, plan, arrays, device, policy.allowed_tasks(plan.tasks))
+    annotated = [one for found in labelled.training.values() for one in found]
+    spread_new(maker, clock.each_in_time(annotated))
     propagated = time.perf_counter()
 
-    scores = score_held_back(store, plan, labelled, networks[SEGMENTER], device)
+    scores = score_held_back(store, plan, labelled, networks[SEGMENTER], device, clock)
     scored = time.perf_counter()
 
-    material = choose_material(plan, stage, labelled, before)
-    learned_from = (*material.current, *material.remembered)
+    material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
+    learned_from = clock.each_in_time((*material.current, *material.remembered))
     join_segmenter(maker, networks[SEGMENTER], learned_from, number, request.held_back_dice)
     joined = time.perf_counter()
-    losses = train_models(hospital, request, material, networks, device)
+    trained = train_models(hospital, request, material, networks, device, clock)
     after = remember(store, plan, before, material, number)
     seconds = {
         "propagate": propagated - started + joined - scored,
@@ -188,36 +228,36 @@ def train_round(
     measured = {
         "round": number,
         "scores": scores,
-        "loss": losses[0],
-        "student_loss": losses[1],
+        "loss": trained.loss,
+        "student_loss": trained.student_loss,
         "seconds": seconds,
     }
-    note = describe_round(store, plan, labelled, material).model_copy(update=measured)
-    trained = {} if material.outcome == "abstained" else networks_to_arrays(networks)
-    return LocalUpdate(trained, note), after
+    note = describe_round(store, plan, labelled, material, policy).model_copy(update=measured)
+    to_send = {} if material.outcome == "abstained" else networks_to_arrays(networks)
+    if trained.stopped_early:
+        note = note.model_copy(update={"reason": STOPPED_EARLY})
+    uses = {
+        "trained": material.current,
+        "replayed": material.remembered,
+        "scored": labelled.held_back_scans,
+    }
+    return RoundResult(LocalUpdate(to_send, note), after, uses)
 
 
-def is_held_back(plan: FederationPlan, scan_id: str) -> bool:
-    """Whether a scan is kept for scoring: a fixed share, by hash, so that it never changes."""
-    drawn = stream_seed(0, "held back", scan_id) / 2**63
-    return drawn < plan.training.held_back_share
-
-
-def find_labelled(store: Store, plan: FederationPlan, stage: int) -> Labelled:
-    """The annotated scans of all tasks up to the stage."""
-    training: dict[str, list[str]] = {}
-    held_back: dict[str, list[SliceAnnotation]] = {}
-    for task in plan.tasks[: stage + 1]:
-        training[task.name], held_back[task.name] = [], []
-        for scan in list_scans(store, task.name):
-            annotations = latest_annotations(store, scan.scan_id)
-            if not annotations:
-                continue
-            if is_held_back(plan, scan.scan_id):
-                held_back[task.name] += annotations
-            else:
-                training[task.name].append(scan.scan_id)
-    return Labelled(training, held_back)
+def ask_for_slices(
+    hospital: Hospital,
+    plan: FederationPlan,
+    number: int,
+    segmenter: Module,
+    device: torch.device,
+    terms: Terms,
+) -> None:
+    """Notes where the segmenter is in doubt on new scans; whoever paints at once paints there."""
+    if plan.annotation.slice_choice == "doubt":
+        note_doubts(hospital.store, plan, number, segmenter, device, terms)
+    if hospital.annotator is not None:
+        for task in plan.tasks[: plan.stage_of_round(number) + 1]:
+            paint_asked_slices(hospital.store, plan, task, hospital.annotator)
 
 
 def score_held_back(
@@ -226,9 +266,10 @@ def score_held_back(
     labelled: Labelled,
     segmenter: Module,
     device: torch.device,
+    clock: RoundClock = NO_LIMIT,
 ) -> tuple[TaskScore, ...]:
     """One score for each task that has held-back scans."""
-    load = partial(load_scan, store)
+    load = clock.in_time(partial(load_scan, store))
     return tuple(
         score_painted_slices(
             segmenter, annotations, load, plan, plan.task_named(name), device=device
@@ -238,36 +279,23 @@ def score_held_back(
     )
 
 
-def choose_material(
-    plan: FederationPlan, stage: int, labelled: Labelled, state: HospitalState
-) -> Material:
-    """The newest task with enough scans that no earlier stage has trained; and the memory.
-
-    A task that was trained in an earlier stage is over: its scans come back through the memory
-    only. A hospital that lags behind trains the task it has now in the stage that runs now.
-    """
-    for task in reversed(plan.tasks[: stage + 1]):
-        scans = labelled.training[task.name]
-        is_open = state.tasks_trained.get(task.name, stage) == stage
-        if is_open and len(scans) >= plan.training.min_annotated_scans:
-            return Material(task, scans, _remembered(state, without=task.name))
-    return Material(None, [], _remembered(state, without=None))
-
-
-def _remembered(state: HospitalState, without: str | None) -> list[str]:
-    return [entry.scan_id for entry in state.memory.entries if entry.task != without]
-
-
 def train_models(
     hospital: Hospital,
     request: RoundRequest,
     material: Material,
     networks: dict[str, UNet],
     device: torch.device,
-) -> tuple[float | None, float | None]:
-    """Trains the segmenter, then the student on it, in place; their mean losses."""
+    clock: RoundClock = NO_LIMIT,
+) -> Trained:
+    """Trains the segmenter, then the student on it, in place.
+
+    Where time is short, each gets the share of it that it has of the steps.
+
+    Raises:
+        OutOfTimeError: there was none for the segmenter's first step.
+    """
     if material.outcome == "abstained":
-        return None, None
+        return Trained()
     store, plan = hospital.store, request.plan
 
     @cache
@@ -281,57 +309,32 @@ def train_models(
         return draw_batches(*scans, load, plan, steps=steps, rng=rng)
 
     rate = learning_rate_at(plan.training, plan.share_of_stage_done(request.round))
+    steps, student_steps = plan.training.steps_per_round, plan.training.student_steps_per_round
+    own_clock = clock.share(steps / (steps + student_steps))
     loss = train_segmenter(
         networks[SEGMENTER],
-        batches(SEGMENTER, plan.training.steps_per_round),
+        own_clock.until_over(batches(SEGMENTER, steps)),
         plan.training,
         learning_rate=rate,
         proximal_mu=request.proximal_mu,
         device=device,
     )
+    if loss is None:
+        clock.check()
+    stopped_early = own_clock.is_over
     student_loss = train_student(
         networks[STUDENT],
         networks[SEGMENTER],
-        batches(STUDENT, plan.training.student_steps_per_round),
+        clock.until_over(batches(STUDENT, student_steps)),
         plan.training,
         learning_rate=rate,
         device=device,
     )
-    return loss, student_loss
-
-
-def remember(
-    store: Store, plan: FederationPlan, before: HospitalState, material: Material, number: int
-) -> HospitalState:
-    """The state after this round: scans that trained for the first time are offered to memory."""
-    after = replace(before, federation=plan.federation, round=number)
-    task = material.task
-    if task is None:
-        return after
-    newcomers = [
-        Remembered(scan_id, task.name, group_of(task.name, _painted_areas(store, scan_id)))
-        for scan_id in material.current
-    ]
-    rng = generator(plan.seed, store.hospital, number, "memory")
-    memory = offer(before.memory, newcomers, budget=plan.replay.budget_scans, rng=rng)
-    stage = plan.stage_of_round(number)
-    trained = {**before.tasks_trained, task.name: stage}
-    return replace(after, memory=memory, tasks_trained=trained)
-
-
-def _painted_areas(store: Store, scan_id: str) -> dict[int, int]:
-    """Pixels of each class on the scan's painted slices."""
-    areas: dict[int, int] = {}
-    for annotation in latest_annotations(store, scan_id):
-        values, counts = np.unique(annotation.mask, return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            if value > 0:
-                areas[value] = areas.get(value, 0) + count
-    return areas
+    return Trained(loss, student_loss, stopped_early or clock.is_over)
 
 
 def describe_round(
-    store: Store, plan: FederationPlan, labelled: Labelled, material: Material
+    store: Store, plan: FederationPlan, labelled: Labelled, material: Material, policy: Policy
 ) -> Note:
     """The counts of a round: what there is, what was used, what was left out."""
     tasks = list(labelled.training)
@@ -354,14 +357,15 @@ def describe_round(
         used=used,
         replayed=replayed,
         skipped=registered - len(annotated),
-        quarantined=count_quarantined(store, None),
+        quarantined=count_set_aside(store, plan, policy),
         annotated_slices=sum(len(latest_annotations(store, one)) for one in sorted(annotated)),
     )
 
 
-def _audit_failure(hospital: Hospital, error: Exception) -> None:
+def _audit_failure(hospital: Hospital, error: Exception, note: Note) -> None:
+    text = "".join(traceback.format_exception(error))
     try:
-        write_audit(hospital.store, "failed", {"error": "".join(traceback.format_exception(error))})
+        write_audit(hospital.store, FAILED, {"error": text, "note": note.model_dump(mode="json")})
     except OneSliceError:
         # The store may be what failed; the process's log has the error already.
         log.warning("the failure could not be written to the audit log")

@@ -1,8 +1,11 @@
 """The only way out of a hospital: every reply is checked and written down before it leaves."""
 
+import hashlib
+
 from pydantic import ValidationError
 
-from client.store.audit import write_audit
+from client.policy import read_policy
+from client.store.audit import SENDING, write_audit
 from client.store.store import Store
 from common.errors import BadReplyError, EgressError
 from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_update
@@ -10,6 +13,8 @@ from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_updat
 
 def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
     """The reply as bytes, after the checks and the entry in the audit log.
+
+    Numbers that the hospital's policy keeps back are taken out first.
 
     Args:
         store: the hospital's.
@@ -20,19 +25,34 @@ def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
     Raises:
         EgressError: a tensor or a number is not one that may leave; nothing has left.
     """
+    policy = read_policy(store.folder)
+    update = LocalUpdate(update.arrays, policy.let_through(update.note))
     try:
         Note.model_validate(update.note.model_dump())
         if update.arrays:
             check_arrays(update.arrays, asked)
     except (ValidationError, BadReplyError) as error:
         raise EgressError(f"this reply may not leave: {error}") from error
+    if not policy.allows_networks(update.arrays):
+        raise EgressError(
+            f"this reply may not leave: it holds other networks than {list(policy.networks)}, "
+            "which the hospital's policy lets leave"
+        )
     data = encode_update(update)
-    note_that_it_leaves(store, update, data)
+    _note_that_it_leaves(store, update, data)
     return data
 
 
-def note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes) -> None:
-    """The audit log's row: names, shapes, types and sizes of tensors, and all numbers."""
+def _note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes) -> None:
+    """The audit log's row: names, shapes, types and sizes of tensors, and all numbers.
+
+    The digest of the message tells later which stored reply it was.
+    """
     tensors = {name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()}
-    note = update.note.model_dump(mode="json")
-    write_audit(store, "sending", {"bytes": len(data), "tensors": tensors, "note": note})
+    sent = {
+        "bytes": len(data),
+        "digest": hashlib.sha256(data).hexdigest(),
+        "tensors": tensors,
+        "note": update.note.model_dump(mode="json"),
+    }
+    write_audit(store, SENDING, sent)

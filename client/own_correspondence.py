@@ -1,6 +1,7 @@
 """The correspondence network that a hospital learns by itself, from all its scans."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from client.store.correspondence import Learned, load_learned, save_learned
 from client.store.scans import CatalogScan, list_scans, load_scan
 from client.store.store import Store
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
-from common.plan import FederationPlan
+from common.plan import FederationPlan, Task
 from common.random_streams import generator
 
 PARTS = 10
@@ -20,17 +21,22 @@ OUTGROWN = 2
 
 
 def own_correspondence(
-    store: Store, plan: FederationPlan, device: torch.device
+    store: Store,
+    plan: FederationPlan,
+    device: torch.device,
+    tasks: Sequence[Task] | None = None,
 ) -> CorrespondenceNetwork:
     """The hospital's own network, learned now if there is none, or scans have doubled since.
 
     Learned in parts, each kept: a training that was killed goes on with the next part, to the same
-    weights. Scans too short for a chain of slices teach nothing and do not count.
+    weights. Scans too short for a chain of slices teach nothing and do not count, nor do those of
+    other tasks than `tasks`; none: of all that the plan names.
     """
+    tasks = plan.tasks if tasks is None else tasks
     network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
-    settings = _digest(plan)
+    settings = _digest(plan, tasks)
     kept = load_learned(store, settings)
-    axis_of = {task.name: task.axis for task in plan.tasks}
+    axis_of = {task.name: task.axis for task in tasks}
     scans = [
         scan
         for scan in list_scans(store)
@@ -50,6 +56,19 @@ def own_correspondence(
     return network
 
 
+def learned_correspondence(
+    store: Store, plan: FederationPlan, tasks: Sequence[Task] | None = None
+) -> CorrespondenceNetwork | None:
+    """The hospital's own network if it is there; None if its learning is not finished."""
+    settings = _digest(plan, plan.tasks if tasks is None else tasks)
+    finished = [one for one in load_learned(store, settings) if one.part == PARTS]
+    if not finished:
+        return None
+    network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
+    _set_weights(network, finished[-1])
+    return network
+
+
 def _learn_part(
     store: Store,
     plan: FederationPlan,
@@ -64,11 +83,11 @@ def _learn_part(
     learn_correspondence(network, loaded, plan, part=(part, PARTS), rng=rng, device=device)
 
 
-def _digest(plan: FederationPlan) -> str:
+def _digest(plan: FederationPlan, tasks: Sequence[Task]) -> str:
     """Of all that bears on the training; other settings of the propagation do not."""
     window = (plan.propagation.search_radius_voxels, plan.propagation.displacement_penalty)
     optimiser = (plan.training.weight_decay, plan.training.clip_norm)
-    scans = sorted((task.name, task.axis) for task in plan.tasks)
+    scans = sorted((task.name, task.axis) for task in tasks)
     rest = (window, optimiser, scans, plan.channels, plan.seed)
     text = plan.correspondence.model_dump_json() + str(rest)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -10,29 +10,47 @@ from dataclasses import replace
 
 import torch
 
+from client.admission import FREE, STOPPED_EARLY, NotAllowedError, Terms
 from client.propagation.learn_correspondence import learn_correspondence
-from client.store.rounds import HospitalState, load_state
-from client.store.scans import CatalogScan, count_quarantined, list_scans, load_scan
+from client.round_material import count_set_aside
+from client.round_result import RoundResult
+from client.store.rounds import load_state
+from client.store.scans import CatalogScan, list_scans, load_scan
 from client.store.store import Store
 from common.networks.correspondence import build_correspondence
 from common.networks.unet import load_arrays, networks_to_arrays
-from common.plan import FederationPlan
+from common.plan import FederationPlan, Task
 from common.random_streams import generator
 from common.updates import CORRESPONDENCE, Arrays, LocalUpdate, Note, RoundRequest
 
 
 def learn_round(
-    store: Store, request: RoundRequest, arrays: Arrays, device: torch.device
-) -> tuple[LocalUpdate, HospitalState]:
-    """The whole round; returns the reply and the state to commit with it."""
+    store: Store,
+    request: RoundRequest,
+    arrays: Arrays,
+    device: torch.device,
+    terms: Terms = FREE,
+) -> RoundResult:
+    """The whole round; returns the reply and what is to be committed with it.
+
+    Raises:
+        NotAllowedError: fewer scans are fit to learn from than the hospital's policy demands.
+        OutOfTimeError: the time of the terms was over before the first step.
+    """
     plan, number = request.plan, request.round
     network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
     load_arrays(network, arrays, CORRESPONDENCE)
     before = load_state(store, plan.federation, number - 1)
     started = time.perf_counter()
 
-    scans = [scan for task in plan.tasks for scan in list_scans(store, task.name)]
+    tasks = terms.policy.allowed_tasks(plan.tasks)
+    scans = [scan for task in tasks for scan in list_scans(store, task.name)]
     fit = [scan for scan in scans if is_long_enough(plan, scan)]
+    if len(fit) < terms.policy.min_annotated_scans:
+        raise NotAllowedError(
+            f"{len(fit)} scans are fit to learn from, `min_annotated_scans` is "
+            f"{terms.policy.min_annotated_scans}"
+        )
     loss = learn_correspondence(
         network,
         [(load_scan(store, scan.scan_id), plan.task_named(scan.task).axis) for scan in fit],
@@ -40,11 +58,24 @@ def learn_round(
         part=(number, plan.correspondence.rounds),
         rng=generator(plan.seed, store.hospital, number, "self-learning"),
         device=device,
+        clock=terms.clock,
     )
-    measured = {"round": number, "loss": loss, "seconds": {"train": time.perf_counter() - started}}
-    note = describe_learning(store, plan, scans, len(fit)).model_copy(update=measured)
+    stopped_early = bool(fit) and terms.clock.is_over
+    if loss is None and fit:
+        terms.clock.check()
+    measured = {
+        "round": number,
+        "loss": loss,
+        "quarantined": count_set_aside(store, plan, terms.policy),
+        "seconds": {"train": time.perf_counter() - started},
+    }
+    note = describe_learning(store, plan, tasks, scans, len(fit)).model_copy(update=measured)
+    if stopped_early:
+        note = note.model_copy(update={"reason": STOPPED_EARLY})
     trained = networks_to_arrays({CORRESPONDENCE: network}) if fit else {}
-    return LocalUpdate(trained, note), replace(before, federation=plan.federation, round=number)
+    after = replace(before, federation=plan.federation, round=number)
+    uses = {"self_learned": [scan.scan_id for scan in fit]}
+    return RoundResult(LocalUpdate(trained, note), after, uses)
 
 
 def is_long_enough(plan: FederationPlan, scan: CatalogScan) -> bool:
@@ -54,10 +85,10 @@ def is_long_enough(plan: FederationPlan, scan: CatalogScan) -> bool:
 
 
 def describe_learning(
-    store: Store, plan: FederationPlan, scans: list[CatalogScan], num_fit: int
+    store: Store, plan: FederationPlan, tasks: list[Task], scans: list[CatalogScan], num_fit: int
 ) -> Note:
     """The counts of a round of self-learning; a hospital without a scan that is fit abstains."""
-    of_task = {task.name: [one for one in scans if one.task == task.name] for task in plan.tasks}
+    of_task = {task.name: [one for one in scans if one.task == task.name] for task in tasks}
     shortest = plan.correspondence.chain_slices
     return Note(
         hospital=store.hospital,
@@ -71,5 +102,4 @@ def describe_learning(
         },
         used=num_fit,
         skipped=len(scans) - num_fit,
-        quarantined=count_quarantined(store, None),
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.random_streams import stream_seed
 from common.scans import AXIS_OF_PLANE, Modality, Plane
 from common.settings_file import Settings
 
@@ -16,7 +17,7 @@ Millimetres = Annotated[float, Field(gt=0, le=100)]
 PatchSide = Annotated[int, Field(ge=1, le=1024)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 Share = Annotated[float, Field(ge=0, le=1)]
-SliceChoice = Literal["centre", "random", "spread", "representative", "cohort", "every"]
+SliceChoice = Literal["centre", "random", "spread", "representative", "cohort", "doubt", "every"]
 Candidate = Literal["patches", "correspondence", "registration"]
 
 
@@ -275,6 +276,15 @@ class FederationPlan(Settings):
         stage = self.stage_of_round(round_number)
         into = round_number - 1 - (self.last_round_of_stage(stage) - self.tasks[stage].rounds)
         return min(max(into / max(self.tasks[stage].rounds - 1, 1), 0.0), 1.0)
+
+    def is_held_back(self, scan_id: str) -> bool:
+        """Whether a scan is kept for scoring: a fixed share, by hash, so that it never changes."""
+        return stream_seed(0, "held back", scan_id) / 2**63 < self.training.held_back_share
+
+    def knows_classes_of(self, task: Task) -> bool:
+        """Whether all classes of a task were painted for an earlier one, too."""
+        earlier = self.tasks[: self.tasks.index(task)]
+        return set(task.classes) <= {name for one in earlier for name in one.classes}
 
     def class_indexes(self, task: Task) -> tuple[int, ...]:
         """Label indexes of a task's classes, ascending."""

@@ -30,6 +30,22 @@ Outcome = Literal[
     "self_learned", "trained", "replay_only", "abstained", "scored", "greeted", "failed"
 ]
 
+# What a hospital's own policy may keep back: fields of `Note` that the federation can do without.
+Withholdable = Literal[
+    "task",
+    "scans_per_task",
+    "voxels_per_task",
+    "used",
+    "replayed",
+    "skipped",
+    "quarantined",
+    "annotated_slices",
+    "scores",
+    "loss",
+    "student_loss",
+    "seconds",
+]
+
 
 class RoundRequest(Settings):
     """What the server asks: greet, train on a round, or only score the model.
@@ -61,7 +77,11 @@ class TaskScore(Settings):
 
 
 class Note(Settings):
-    """The numbers of a reply. Only these leave; a key that is not here cannot."""
+    """The numbers of a reply. Only these leave; a key that is not here cannot.
+
+    `withheld` names those that the hospital's policy keeps back: they are 0, empty or none here,
+    which says nothing then.
+    """
 
     hospital: Name
     outcome: Outcome
@@ -81,6 +101,7 @@ class Note(Settings):
     loss: float | None = None
     student_loss: float | None = None
     seconds: dict[Literal["train", "propagate", "score"], Seconds] = {}
+    withheld: tuple[Withholdable, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "correspondence": {"rounds": 0},
 }
 ALL_PARTS: dict[str, dict[str, Any]] = {
-    "annotation": {"slice_choice": "cohort"},
+    "annotation": {"slice_choice": "doubt"},
     "propagation": {
         "candidates": ["patches", "correspondence", "registration"],
         "segmenter_from": 0.74,
@@ -57,10 +57,11 @@ def _but(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
 LABEL_ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "full labels": {**ALONE, "annotation": {"slice_choice": "every"}},
     "painted slices alone": ALONE,
+    "alone, cohort slices": {**ALONE, "annotation": {"slice_choice": "cohort"}},
     "alone, spread slices": {**ALONE, "annotation": {"slice_choice": "spread"}},
     "alone, centre slices": {**ALONE, "annotation": {"slice_choice": "centre"}},
     "all parts": ALL_PARTS,
-    "all but cohort choice": _but(annotation={"slice_choice": "spread"}),
+    "all but slice choice": _but(annotation={"slice_choice": "spread"}),
     "all but learned": {
         **_but(propagation={"candidates": ["patches", "registration"]}),
         "correspondence": {"rounds": 0},

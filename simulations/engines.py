@@ -10,6 +10,7 @@ from typing import Literal
 
 from flwr.app import Context, RecordDict
 
+from client.annotation.annotator import Annotator
 from client.app import Answer, NodeConfig, make_client_app
 from client.local_round import Hospital, answer
 from client.store.store import open_store
@@ -29,12 +30,16 @@ Engine = Literal["in-process", "ray"]
 
 @dataclass(frozen=True)
 class SimulatedFederation:
-    """What an engine runs: a plan, where the run lies, and the hospitals' stores by name."""
+    """What an engine runs: a plan, where the run lies, and the hospitals' stores by name.
+
+    `annotator` paints what a round asks for, at every hospital.
+    """
 
     plan: FederationPlan
     folder: RunFolder
     stores: Mapping[str, Path]
     faults: tuple[Fault, ...] = ()
+    annotator: Annotator | None = None
 
 
 def run_engine(engine: Engine, federation: SimulatedFederation, on_round: OnRound) -> RoundState:
@@ -48,9 +53,7 @@ def run_engine(engine: Engine, federation: SimulatedFederation, on_round: OnRoun
     plan, folder = federation.plan, federation.folder
     names = sorted(federation.stores)
     server_app = make_server_app(lambda _: (plan, folder), on_round)
-    client_app = make_client_app(
-        _answer_by_partition(names, dict(federation.stores), federation.faults)
-    )
+    client_app = make_client_app(_answer_by_partition(federation))
     if engine == "in-process":
         configs: dict[int, dict[str, str | int]] = {
             place + 1: {"partition-id": place} for place in range(len(names))
@@ -65,14 +68,15 @@ def run_engine(engine: Engine, federation: SimulatedFederation, on_round: OnRoun
     return state
 
 
-def _answer_by_partition(
-    names: list[str], stores: dict[str, Path], faults: tuple[Fault, ...]
-) -> Callable[[NodeConfig], Answer]:
+def _answer_by_partition(federation: SimulatedFederation) -> Callable[[NodeConfig], Answer]:
     """Finds a hospital by the number that Flower gives its node."""
+    # Of the federation, what can travel to Ray's processes.
+    stores, faults, annotator = dict(federation.stores), federation.faults, federation.annotator
+    names = sorted(stores)
 
     def answer_of(node_config: NodeConfig) -> Answer:
         name = names[int(node_config["partition-id"])]
-        hospital = Hospital(open_store(stores[name]))
+        hospital = Hospital(open_store(stores[name]), annotator=annotator)
         mine = [fault for fault in faults if fault.site == name]
         return lambda request: _misbehave(mine, request, answer(hospital, request))
 

@@ -18,6 +18,7 @@ from server.report import LocalOnly, Report
 from server.round_state import RoundState
 from server.run_folder import RunFolder
 from server.tracking import attach_report
+from simulations.annotator import SimulatedAnnotator
 from simulations.engines import Engine, SimulatedFederation, run_engine
 from simulations.evaluate import TrainedModel, score_scans, summarise
 from simulations.phantoms import write_phantoms
@@ -79,7 +80,8 @@ def run_scenario(
     prepared_s = time.perf_counter() - started
 
     stores = {name: store.folder for name, store in prepared.stores.items()}
-    federation = SimulatedFederation(scenario.plan, folder, stores, scenario.faults)
+    annotator = SimulatedAnnotator(scenario.plan, scenario.annotator)
+    federation = SimulatedFederation(scenario.plan, folder, stores, scenario.faults, annotator)
     state = run_engine(engine, federation, show_rounds(progress, scenario.plan, "rounds"))
 
     started = time.perf_counter()

@@ -11,7 +11,7 @@ from client.store.layouts import Case, Dataset
 from client.store.scans import CatalogScan, check_label_dictionary, list_scans
 from client.store.store import Store, create_store
 from common.errors import SettingsError
-from common.plan import Task
+from common.plan import FederationPlan, Task
 from common.random_streams import generator
 from simulations.annotator import SimulatedAnnotator
 from simulations.progress import Progress, counted
@@ -94,7 +94,7 @@ def fill_sites(
     folder: Path,
     progress: Progress,
 ) -> dict[str, Store]:
-    """Each hospital's store, its scans ingested and one slice of each painted.
+    """Each hospital's store, its scans ingested and their slices painted, if known beforehand.
 
     What is there already, from a run that was killed, is not done again.
 
@@ -111,10 +111,16 @@ def fill_sites(
             _ingest_missing(store, dataset, names, task, on_case)
         check_label_dictionary(store, scenario.plan)
         annotator = SimulatedAnnotator(scenario.plan, scenario.annotator)
-        for task in scenario.plan.tasks:
+        for task in painted_beforehand(scenario.plan):
             paint_asked_slices(store, scenario.plan, task, annotator)
         stores[site] = store
     return stores
+
+
+def painted_beforehand(plan: FederationPlan) -> list[Task]:
+    """The tasks whose slices do not depend on what the federation will have learned."""
+    asks_later = plan.annotation.slice_choice == "doubt"
+    return [task for task in plan.tasks if not (asks_later and plan.knows_classes_of(task))]
 
 
 def gather_test_scans(

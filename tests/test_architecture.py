@@ -19,10 +19,17 @@ ALLOWED = {
 READS_SCANS = {"nibabel", "SimpleITK", "pydicom", "torchio"}
 HEAVY = {"torch", "monai", "torchio", "mlflow", "nibabel", "SimpleITK", "ray"}
 KNOWS_THE_STAGES = {
+    "admission.py",
+    "round_material.py",
+    "round_memory.py",
     "local_round.py",
     "self_learning.py",
     "own_correspondence.py",
     "label_engine.py",
+    "annotate.py",
+    "quick_update.py",
+    "slice_doubt.py",
+    "page_cli.py",
     "app.py",
     "cli.py",
     "worker.py",

@@ -1,13 +1,17 @@
 """The one interface through which slices are painted, by a clinician's page or by an oracle."""
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from client.annotation.select_slices import Painted, select_slices
-from client.store.annotations import latest_annotations, save_annotation
-from client.store.scans import CatalogScan, list_scans, load_scan, scans_as_they_came
+from client.annotation.select_slices import Painted, select_slices, slice_in_doubt
+from client.store.annotations import painted_slices, save_annotation
+from client.store.arrays import load_array
+from client.store.doubts import find_doubts
+from client.store.scans import CatalogScan, scans_as_they_came
 from client.store.store import Store
 from common.plan import FederationPlan, Task
 from common.random_streams import stream_seed
@@ -47,37 +51,58 @@ def slices_of(
 
     `newcomer` is the scan and how many came before it; `painted` what was painted so far.
     """
-    place, scan = newcomer
-    choice, done = plan.annotation.slice_choice, annotated_refs(store, scan.scan_id)
+    choice, done = plan.annotation.slice_choice, annotated_refs(store, newcomer[1].scan_id)
     if done and choice != "every":
         return []
-    asked = select_slices(
-        np.asarray(load_scan(store, scan.scan_id).image),
-        (scan.scan_id, task.axis),
-        choice,
-        place=place,
-        seed=stream_seed(plan.seed, store.hospital, "slice choice", task.name),
-        painted=painted,
-    )
+    asked = choose_slices(store, plan, task, newcomer, painted)
     return [ref for ref in asked if ref not in done]
+
+
+def choose_slices(
+    store: Store,
+    plan: FederationPlan,
+    task: Task,
+    newcomer: tuple[int, CatalogScan],
+    painted: Sequence[Painted],
+) -> list[SliceRef]:
+    """As `slices_of`, of a scan of which nothing is painted."""
+    place, scan = newcomer
+    choice = plan.annotation.slice_choice
+    if choice == "representative":
+        image = np.asarray(load_array(store, scan.image_key))
+    else:
+        # The other choices look at nothing but the shape.
+        image = np.broadcast_to(np.float32(0), (plan.channels, *scan.geometry.shape))
+    where = (scan.scan_id, task.axis)
+    seed = stream_seed(plan.seed, store.hospital, "slice choice", task.name)
+    if choice == "doubt" and not plan.is_held_back(scan.scan_id):
+        # Held-back slices judge the model: chosen where it is weak, they would judge it too hard.
+        found = find_doubts(store, [scan.scan_id])
+        if found and any(doubt := found[scan.scan_id].profile):
+            return [slice_in_doubt(where, doubt, place=place, seed=seed)]
+    return select_slices(image, where, choice, place=place, seed=seed, painted=painted)
 
 
 def painted_so_far(store: Store, plan: FederationPlan, task: Task) -> list[Painted]:
     """The slices along the task's axis on which its classes were looked for, of any task.
 
-    None unless the plan's choice is `cohort`, which alone looks at them.
+    None unless the plan's choice looks at them.
     """
-    if plan.annotation.slice_choice != "cohort":
+    if plan.annotation.slice_choice not in ("cohort", "doubt"):
         return []
-    classes = plan.class_indexes(task)
-    found = []
-    for scan in list_scans(store):
-        for annotation in latest_annotations(store, scan.scan_id):
-            ref = annotation.ref
-            if ref.axis == task.axis and set(classes) <= set(annotation.looked_for):
-                position = (ref.index + 0.5) / scan.geometry.shape[ref.axis]
-                found.append(Painted(position, bool(np.isin(annotation.mask, classes).any())))
-    return found
+    query = (
+        "SELECT slice, looked_for, present, json_extract(geometry, ?) AS depth, MAX(version) "
+        "FROM annotations JOIN scans USING (scan_id) WHERE axis = ? GROUP BY scan_id, slice"
+    )
+    with store.read() as connection:
+        rows = connection.execute(query, (f"$.shape[{task.axis}]", task.axis)).fetchall()
+    classes = set(plan.class_indexes(task))
+    indexes = cache(lambda text: set(json.loads(text)))  # the same few lists, thousands of times
+    return [
+        Painted((row["slice"] + 0.5) / row["depth"], bool(classes & indexes(row["present"])))
+        for row in rows
+        if classes <= indexes(row["looked_for"])
+    ]
 
 
 def paint_asked_slices(store: Store, plan: FederationPlan, task: Task, annotator: Annotator) -> int:
@@ -95,4 +120,4 @@ def paint_asked_slices(store: Store, plan: FederationPlan, task: Task, annotator
 
 def annotated_refs(store: Store, scan_id: str) -> list[SliceRef]:
     """The slices of a scan that are painted."""
-    return [annotation.ref for annotation in latest_annotations(store, scan_id)]
+    return [painted.ref for painted in painted_slices(store, scan_id)]

@@ -15,18 +15,29 @@ from torch import Tensor
 
 SHADING_PIXELS = 15
 INTENSITY_GRID, EDGE_GRID = 12, 8
+AT_ONCE = 16
 
 
 def coverage(stack: Float[np.ndarray, "c d h w"]) -> Float[np.ndarray, "d"]:
     """Per slice, how much it resembles all slices, both looks on one scale."""
-    slices = rearrange(torch.from_numpy(np.array(stack, dtype=np.float32)), "c d h w -> d c h w")
-    looks = (
-        F.adaptive_avg_pool2d(_without_shading(slices), INTENSITY_GRID),
-        F.adaptive_avg_pool2d(_edge_strength(slices), EDGE_GRID),
-    )
-    total = sum(_standardised(_resemblance(look.flatten(1))) for look in looks)
-    result: Float[np.ndarray, "d"] = torch.as_tensor(total).numpy()
+    # Some slices at once: a large volume is mapped from the disk, and need not be in memory whole.
+    parts = [
+        _looks(stack[:, first : first + AT_ONCE]) for first in range(0, stack.shape[1], AT_ONCE)
+    ]
+    intensities, edges = (torch.cat(look) for look in zip(*parts, strict=True))
+    total = _standardised(_resemblance(intensities)) + _standardised(_resemblance(edges))
+    result: Float[np.ndarray, "d"] = total.numpy()
     return result
+
+
+def _looks(
+    stack: Float[np.ndarray, "c d h w"],
+) -> tuple[Float[Tensor, "d f"], Float[Tensor, "d e"]]:
+    """Coarse intensities and edge strength of each slice, in a row each."""
+    slices = rearrange(torch.from_numpy(np.array(stack, dtype=np.float32)), "c d h w -> d c h w")
+    intensities = F.adaptive_avg_pool2d(_without_shading(slices), INTENSITY_GRID)
+    edges = F.adaptive_avg_pool2d(_edge_strength(slices), EDGE_GRID)
+    return intensities.flatten(1), edges.flatten(1)
 
 
 def _resemblance(looks: Float[Tensor, "d f"]) -> Float[Tensor, "d"]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import Module
 
+from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.learning.train import train
 from client.propagation.soft_affinity import for_descriptors, match, rebuild
 from common.networks.correspondence import CorrespondenceNetwork
@@ -44,7 +45,7 @@ class Chains:
         return Chains(self.slices.to(device, non_blocking=True), self.own.to(device))
 
 
-def learn_correspondence(
+def learn_correspondence(  # noqa: PLR0913  (the loop needs all of them, and they form no group)
     network: CorrespondenceNetwork,
     scans: Sequence[tuple[Scan, int]],
     plan: FederationPlan,
@@ -52,8 +53,9 @@ def learn_correspondence(
     part: tuple[int, int],
     rng: np.random.Generator,
     device: torch.device,
+    clock: RoundClock = NO_LIMIT,
 ) -> float | None:
-    """Trains in place; the mean loss, None without a scan that has enough slices.
+    """Trains in place; the mean loss, None without a scan that has enough slices or any time.
 
     Args:
         network: to be trained.
@@ -63,6 +65,7 @@ def learn_correspondence(
             falls and the share of own reconstructions grows from part to part.
         rng: draws the chains.
         device: where to train.
+        clock: when to stop early.
     """
     settings, window = plan.correspondence, plan.propagation
     long_enough = [one for one in scans if _depth(one) >= settings.chain_slices]
@@ -78,7 +81,9 @@ def learn_correspondence(
 
     return train(
         network,
-        draw_chains(long_enough, settings, steps=steps, own_share=own_share, rng=rng),
+        clock.until_over(
+            draw_chains(long_enough, settings, steps=steps, own_share=own_share, rng=rng)
+        ),
         loss,
         plan.training,
         learning_rate=settings.learning_rate * (1 - (1 - LAST_RATE_SHARE) * done),

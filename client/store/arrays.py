@@ -13,9 +13,7 @@ from common.errors import StoreError
 def save_array(store: Store, array: np.ndarray) -> str:
     """Stores the array unless one of the same content is there; returns its key."""
     contiguous = np.ascontiguousarray(array)
-    digest = hashlib.sha256(f"{contiguous.dtype.str} {contiguous.shape} ".encode())
-    digest.update(contiguous.data)
-    key = digest.hexdigest()
+    key = _key_of(contiguous)
     path = _path_of(store, key)
     if not path.exists():
         check_room(store.folder, contiguous.nbytes)
@@ -37,6 +35,28 @@ def load_array(store: Store, key: str) -> np.ndarray:
             "ingest the scans again"
         ) from error
     return array
+
+
+def is_whole(store: Store, key: str, *, look_inside: bool) -> bool:
+    """Whether an array is there; with `look_inside` also whether its content is still its own."""
+    path = _path_of(store, key)
+    if not look_inside:
+        return path.is_file()
+    try:
+        return _key_of(np.load(path, allow_pickle=False)) == key
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def remove_array(store: Store, key: str) -> None:
+    """Removes an array's file, if it is there."""
+    _path_of(store, key).unlink(missing_ok=True)
+
+
+def _key_of(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _path_of(store: Store, key: str) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from client.store.arrays import load_array, save_array
+from client.store.lock import among_others
 from client.store.store import Store
 
 
@@ -27,8 +28,8 @@ class Learned:
 
 def save_learned(store: Store, settings: str, learned: Learned) -> None:
     """Keeps the network of these settings (a digest) after a part."""
-    key = save_array(store, learned.weights)
-    with store.connect() as connection:
+    with among_others(store), store.connect() as connection:
+        key = save_array(store, learned.weights)
         connection.execute(
             "INSERT OR REPLACE INTO correspondence VALUES (?, ?, ?, ?)",
             (settings, learned.part, json.dumps(learned.scans), key),

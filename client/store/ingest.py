@@ -5,22 +5,29 @@ leaves arrays that nobody points to and that the next run finds by their content
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from client.store.arrays import save_array
 from client.store.display import make_display
+from client.store.identities import save_identity
 from client.store.layouts import Case, Dataset
+from client.store.lock import among_others
 from client.store.normalise import normalise
 from client.store.orientation import OriginalGeometry, to_ras
 from client.store.scans import CatalogScan, insert_scan, refresh_scan
 from client.store.store import Store
 from client.store.volume_files import RawVolume, read_label, read_volume
+from client.store.withdrawn import WithdrawnError, check_not_withdrawn
 from common.errors import BadScanError, SettingsError, StoreError
 from common.plan import FederationPlan, Task
 from common.scans import Geometry
+
+if TYPE_CHECKING:
+    from client.store.dicom_volume import DicomScan
 
 
 @dataclass(frozen=True)
@@ -35,23 +42,34 @@ class LabelCount:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of the cases. `quarantined` holds names and reasons."""
+    """What became of the cases. `quarantined` holds names and reasons, `notes` names and notes."""
 
     added: int
     already_known: int
     quarantined: tuple[tuple[str, str], ...]
     labels: tuple[LabelCount, ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class ReadCase:
-    """A case after all checks: RAS image, its label if there is one, and how it lay in the file."""
+    """A case after all checks.
+
+    Attributes:
+        scan_id: pseudonym, from the voxels and their place.
+        image: (C, I, J, K), RAS.
+        reference: (I, J, K), a full label, where there is one.
+        geometry: of `image`.
+        original: how it lay in the file.
+        dicom: modality and identity, where the files tell them.
+    """
 
     scan_id: str
     image: np.ndarray
     reference: np.ndarray | None
     geometry: Geometry
     original: OriginalGeometry
+    dicom: "DicomScan | None" = None
 
 
 def ingest_cases(
@@ -61,30 +79,42 @@ def ingest_cases(
     *,
     task: Task,
     on_case: Callable[[str], None] | None = None,
+    again_allowed: Collection[str] = (),
 ) -> IngestReport:
     """Reads, checks, normalises and stores the cases for a task.
 
     The same scan is recognised by its voxels and position, under whatever name it comes again; a
-    label or a normalisation that changed is taken over then. For another task it is set aside.
+    label or a normalisation that changed is taken over then. For another task it is set aside. One
+    that was withdrawn is refused unless `again_allowed` names its case.
 
     Raises:
         StoreError: the store cannot be written (a full disk); what was stored stays.
     """
-    added, known, bad = 0, 0, []
+    added, known, bad, notes = 0, 0, [], []
     voxels_found: list[dict[int, int]] = []
     for case in cases:
         try:
             read = read_case(dataset, case)
-            is_new = _keep(store, dataset, case, read, task)
+            with among_others(store):
+                is_allowed_again = case.name in again_allowed
+                check_not_withdrawn(store, read.scan_id, again_allowed=is_allowed_again)
+                _check_modality(read, task)
+                is_new = _keep(store, dataset, case, read, task)
+        except WithdrawnError as error:
+            # Its name is told, not kept: nothing of it may come back.
+            bad.append((case.name, str(error)))
         except BadScanError as error:
             bad.append((case.name, str(error)))
             _set_aside(store, task, case.name, str(error))
         else:
             added, known = added + is_new, known + (not is_new)
             voxels_found.append(_count_voxels(read.reference))
+            if read.dicom is not None and read.dicom.note is not None:
+                notes.append((case.name, read.dicom.note))
         if on_case is not None:
             on_case(case.name)
-    return IngestReport(added, known, tuple(bad), _label_counts(dataset, voxels_found))
+    labels = _label_counts(dataset, voxels_found)
+    return IngestReport(added, known, tuple(bad), labels, tuple(notes))
 
 
 def check_channels(dataset: Dataset, plan: FederationPlan) -> None:
@@ -107,10 +137,11 @@ def read_case(dataset: Dataset, case: Case) -> ReadCase:
         BadScanError: a file cannot be used, or a label value is not in the data set's dictionary.
     """
     try:
-        volume = read_volume(case.images, channels=dataset.channels)
+        dicom = _read_dicom(case)
+        volume = dicom.volume if dicom else read_volume(case.images, channels=dataset.channels)
         label = read_label(case.label, volume) if case.label is not None else None
     except OSError as error:
-        raise BadScanError(f"cannot be read: {error.strerror or error}") from None
+        raise BadScanError(f"cannot be read: {error.strerror or 'no reason is given'}") from None
     image, affine = to_ras(volume.array, volume.affine)
     reference = to_ras(label, volume.affine)[0] if label is not None else None
     if reference is not None and dataset.labels:
@@ -126,7 +157,24 @@ def read_case(dataset: Dataset, case: Case) -> ReadCase:
         reference=reference,
         geometry=Geometry(_shape(image), _nested(affine)),
         original=_original(volume),
+        dicom=dicom,
     )
+
+
+def _read_dicom(case: Case) -> "DicomScan | None":
+    if case.stack is None:
+        return None
+    # An extra: hospitals without DICOM need not have pydicom.
+    from client.store.dicom_volume import read_stack  # noqa: PLC0415
+
+    return read_stack(case.stack)
+
+
+def _check_modality(read: ReadCase, task: Task) -> None:
+    if read.dicom is not None and read.dicom.modality != task.modality:
+        raise BadScanError(
+            f"the series is {read.dicom.modality}, the task {task.name!r} takes {task.modality}"
+        )
 
 
 def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task) -> bool:
@@ -155,8 +203,9 @@ def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
             "is whole: repair the folder and run the same command again"
         ) from error
     with store.connect() as connection:
-        connection.execute(
-            "DELETE FROM quarantine WHERE task = ? AND case_name = ?", (task.name, case.name)
+        connection.executemany(
+            "DELETE FROM quarantine WHERE task = ? AND case_name = ?",
+            [(task.name, name) for name in (case.name, *case.parts)],
         )
         query = "SELECT task, case_name FROM scans WHERE scan_id = ?"
         found = connection.execute(query, (read.scan_id,)).fetchone()
@@ -169,6 +218,8 @@ def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
             insert_scan(connection, row)
         else:
             refresh_scan(connection, row)
+        if read.dicom is not None:
+            save_identity(connection, read.scan_id, read.dicom.identity)
     return found is None
 
 

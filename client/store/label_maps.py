@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.store.arrays import load_array, save_array
+from client.store.lock import among_others
 from client.store.store import Store
 from common.errors import StoreError
 from common.scans import LabelMap
@@ -31,11 +32,18 @@ class MadeFrom:
 
 def save_label_map(store: Store, scan_id: str, labels: LabelMap, made_from: MadeFrom) -> int:
     """Adds a version; returns its number."""
-    keys = (
-        save_array(store, labels.soft.astype(np.float16)),
-        save_array(store, labels.weight.astype(np.float16)),
-        save_array(store, labels.expert),
-    )
+    with among_others(store):
+        keys = (
+            save_array(store, labels.soft.astype(np.float16)),
+            save_array(store, labels.weight.astype(np.float16)),
+            save_array(store, labels.expert),
+        )
+        return _insert(store, scan_id, labels, made_from, keys)
+
+
+def _insert(
+    store: Store, scan_id: str, labels: LabelMap, made_from: MadeFrom, keys: tuple[str, str, str]
+) -> int:
     with store.connect() as connection:
         query = "SELECT COALESCE(MAX(version), 0) FROM label_maps WHERE scan_id = ?"
         version = 1 + int(connection.execute(query, (scan_id,)).fetchone()[0])

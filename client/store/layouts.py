@@ -1,4 +1,4 @@
-"""Finds the cases of a data set: MSD, nnU-Net v2, or plain images/ and labels/ folders."""
+"""Finds the cases of a data set: MSD, nnU-Net v2, plain images/ and labels/ folders, or DICOM."""
 
 import csv
 import json
@@ -6,24 +6,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from client.store.dicom_series import find_series, holds_dicom
+from client.store.dicom_stacks import Stack
 from client.store.volume_files import SUFFIXES
 from common.errors import SettingsError
+
+Layout = Literal["msd", "nnunet", "plain", "dicom"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan of a data set: a file per channel, and a full label where there is one."""
+    """One scan of a data set.
+
+    Attributes:
+        name: what the hospital knows it by; for DICOM a pseudonym.
+        images: a file per channel; for DICOM all files of the series.
+        label: a full label, where there is one.
+        stack: for DICOM, the frames of `images` that are read.
+        parts: names under which parts of it may have been set aside before.
+    """
 
     name: str
     images: tuple[Path, ...]
     label: Path | None
+    stack: Stack | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set's cases by name; `labels` maps values to names and may be empty."""
 
-    layout: Literal["msd", "nnunet", "plain"]
+    layout: Layout
     folder: Path
     cases: tuple[Case, ...]
     labels: dict[int, str]
@@ -34,7 +48,7 @@ def find_cases(folder: Path) -> Dataset:
     """What lies in `folder`, or in the one data set inside it.
 
     Raises:
-        SettingsError: the layout is not one of the three, or its description does not hold.
+        SettingsError: the layout is not one of the four, or its description does not hold.
     """
     if not folder.is_dir():
         raise SettingsError(f"expected a folder with scans at {folder}, found none")
@@ -47,12 +61,17 @@ def find_cases(folder: Path) -> Dataset:
             return _read_msd(folder, description)
         if "channel_names" in description:
             return _read_nnunet(folder, description)
+    # CDs of DICOM files may have a folder images/ too.
+    if _volumes(folder / "images"):
+        return _read_plain(folder)
+    if holds_dicom(folder):
+        return _read_dicom(folder)
     if (folder / "images").is_dir():
         return _read_plain(folder)
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise SettingsError(
         f"{folder} holds {found}; expected dataset.json with `training` (MSD) or `channel_names` "
-        "(nnU-Net v2), or the folders images/ and labels/"
+        "(nnU-Net v2), the folders images/ and labels/, or DICOM files anywhere inside"
     )
 
 
@@ -115,6 +134,14 @@ def _read_plain(folder: Path) -> Dataset:
     return _dataset("plain", folder, cases, _plain_label_names(folder), channels=1)
 
 
+def _read_dicom(folder: Path) -> Dataset:
+    cases = [
+        Case(found.name, found.paths, None, found.stack, found.parts)
+        for found in find_series(folder)
+    ]
+    return _dataset("dicom", folder, cases, {}, channels=1)
+
+
 def _plain_label_names(folder: Path) -> dict[int, str]:
     """Names from labels.csv (label, structure_name) or labels.json, if there is one."""
     try:
@@ -133,7 +160,7 @@ def _plain_label_names(folder: Path) -> dict[int, str]:
 
 
 def _dataset(
-    layout: Literal["msd", "nnunet", "plain"],
+    layout: Layout,
     folder: Path,
     cases: list[Case],
     values: dict[int, str],

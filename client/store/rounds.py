@@ -2,13 +2,17 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from client.store.atomic_files import write_atomically
 from client.store.store import Store
+from client.store.uses import Uses, record_uses, trained_on_withdrawn
 
+NOTHING_USED: Uses = MappingProxyType({})
 KEPT_REPLIES = 2
 
 
@@ -66,8 +70,10 @@ def load_state(store: Store, federation: str, round_number: int) -> HospitalStat
     return HospitalState(federation, round_number, json.loads(row["tasks_trained"]), memory)
 
 
-def commit_round(store: Store, state: HospitalState, digest: str, reply: bytes) -> None:
-    """Keeps the state after a round, with the reply to the request of that digest.
+def commit_round(
+    store: Store, state: HospitalState, digest: str, reply: bytes, uses: Uses = NOTHING_USED
+) -> None:
+    """Keeps the state after a round, with the reply to the request of that digest and what it used.
 
     The reply's file comes first and the rows last, in one transaction: a process killed in between
     has not committed. Committing a round again drops what was built on its older version.
@@ -94,18 +100,36 @@ def commit_round(store: Store, state: HospitalState, digest: str, reply: bytes) 
                 for number, entry in enumerate(state.memory.entries)
             ],
         )
+        record_uses(connection, state.federation, state.round, uses)
     _drop_old_replies(path.parent, state.round)
 
 
 def find_reply(store: Store, federation: str, round_number: int, digest: str) -> bytes | None:
-    """The reply that was committed for this very request, if it is still kept."""
+    """The reply that was committed for this very request, if it is still kept.
+
+    One that was trained on a scan that was withdrawn since is not found: it may not leave any more,
+    and the round is trained again without the scan.
+    """
     with store.read() as connection:
         query = "SELECT digest FROM rounds WHERE federation = ? AND round = ?"
         row = connection.execute(query, (federation, round_number)).fetchone()
+        is_stale = trained_on_withdrawn(connection, federation, round_number)
     path = _reply_path(store, federation, round_number, digest)
-    if row is None or row["digest"] != digest or not path.exists():
+    if row is None or row["digest"] != digest or is_stale or not path.exists():
         return None
     return path.read_bytes()
+
+
+def kept_replies(store: Store, federation: str) -> Iterator[tuple[int, bytes]]:
+    """The committed rounds whose replies are still kept, the newest first."""
+    with store.read() as connection:
+        query = "SELECT round, digest FROM rounds WHERE federation = ? ORDER BY round DESC"
+        rows = connection.execute(query, (federation,)).fetchall()
+    for row in rows:
+        path = _reply_path(store, federation, row["round"], row["digest"])
+        # A round that is committed meanwhile drops the oldest.
+        with suppress(FileNotFoundError):
+            yield row["round"], path.read_bytes()
 
 
 def latest_round(store: Store, federation: str) -> int:

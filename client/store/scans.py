@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -46,6 +47,14 @@ def list_scans(store: Store, task: str | None = None) -> list[CatalogScan]:
     return [_from_row(row) for row in rows]
 
 
+def scans_of_case(store: Store, case: str) -> list[CatalogScan]:
+    """The scans that came under a name, by scan_id; a name may have come for several tasks."""
+    with store.read() as connection:
+        query = "SELECT * FROM scans WHERE case_name = ? ORDER BY scan_id"
+        rows = connection.execute(query, (case,)).fetchall()
+    return [_from_row(row) for row in rows]
+
+
 def scans_as_they_came(store: Store, task: str) -> list[CatalogScan]:
     """The scans of a task in the order in which they were registered."""
     with store.read() as connection:
@@ -54,18 +63,42 @@ def scans_as_they_came(store: Store, task: str) -> list[CatalogScan]:
     return [_from_row(row) for row in rows]
 
 
+def lookup_scan(store: Store, scan_id: str) -> CatalogScan | None:
+    """One scan; None if there is none of that id."""
+    with store.read() as connection:
+        query = "SELECT * FROM scans WHERE scan_id = ?"
+        row = connection.execute(query, (scan_id,)).fetchone()
+    return None if row is None else _from_row(row)
+
+
+def lookup_scans(store: Store, scan_ids: Sequence[str]) -> dict[str, CatalogScan]:
+    """Those of the scans that there are."""
+    query = "SELECT * FROM scans WHERE scan_id IN (SELECT value FROM json_each(?))"
+    with store.read() as connection:
+        rows = connection.execute(query, (json.dumps(list(scan_ids)),)).fetchall()
+    return {row["scan_id"]: _from_row(row) for row in rows}
+
+
 def find_scan(store: Store, scan_id: str) -> CatalogScan:
     """One scan.
 
     Raises:
         StoreError: there is none of that id.
     """
-    with store.read() as connection:
-        query = "SELECT * FROM scans WHERE scan_id = ?"
-        row = connection.execute(query, (scan_id,)).fetchone()
-    if row is None:
+    scan = lookup_scan(store, scan_id)
+    if scan is None:
         raise StoreError(f"{store.hospital} has no scan {scan_id!r}")
-    return _from_row(row)
+    return scan
+
+
+def place_of_scan(store: Store, scan: CatalogScan) -> int:
+    """How many scans of its task came before it."""
+    with store.read() as connection:
+        query = (
+            "SELECT COUNT(*) FROM scans WHERE task = ? "
+            "AND rowid < (SELECT rowid FROM scans WHERE scan_id = ?)"
+        )
+        return int(connection.execute(query, (scan.task, scan.scan_id)).fetchone()[0])
 
 
 def insert_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
@@ -147,14 +180,14 @@ def plan_indexes(
 ) -> dict[int, int]:
     """Which of a data set's label values are which of the plan's labels."""
     if names:
-        index_of = {_comparable(label.name): label.index for label in plan.labels}
-        pairs = {value: index_of.get(_comparable(name)) for value, name in names.items()}
+        index_of = {comparable_name(label.name): label.index for label in plan.labels}
+        pairs = {value: index_of.get(comparable_name(name)) for value, name in names.items()}
         return {value: index for value, index in pairs.items() if index is not None}
     known = {label.index for label in plan.labels}
     return {value: value for value in voxels if value in known}
 
 
-def _comparable(name: str) -> str:
+def comparable_name(name: str) -> str:
     """Lower case, one hyphen for each run of spaces and signs: plans cannot name "Left lobe"."""
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
 

@@ -54,6 +54,12 @@ CREATE TABLE drafts (                -- every stroke of a slice that is not subm
     time TEXT NOT NULL,
     PRIMARY KEY (scan_id, axis, slice, annotator, version)
 );
+CREATE TABLE doubts (                -- where a segmenter doubts itself, on scans nobody has painted
+    scan_id TEXT PRIMARY KEY REFERENCES scans,
+    federation TEXT NOT NULL,
+    round INTEGER NOT NULL,          -- whose incoming segmenter it was
+    profile TEXT NOT NULL            -- JSON: doubtful voxels on each slice along the task's axis
+);
 CREATE TABLE claims (                -- who has a scan open; one at a time, until it expires
     scan_id TEXT PRIMARY KEY REFERENCES scans,
     annotator TEXT NOT NULL,
@@ -108,6 +114,19 @@ CREATE TABLE replay (
     grp TEXT NOT NULL,
     PRIMARY KEY (federation, round, place),
     FOREIGN KEY (federation, round) REFERENCES rounds ON DELETE CASCADE
+);
+CREATE TABLE uses (                  -- which rounds had which scan in their material
+    federation TEXT NOT NULL,
+    scan_id TEXT NOT NULL,           -- stays when the scan is withdrawn: part of the proof
+    part TEXT NOT NULL,              -- trained, replayed, self_learned or scored
+    first_round INTEGER NOT NULL,    -- rounds that follow each other are one row
+    last_round INTEGER NOT NULL,
+    PRIMARY KEY (federation, scan_id, part, first_round)
+);
+CREATE TABLE withdrawn (             -- scans that may not come back
+    scan_id TEXT PRIMARY KEY,
+    time TEXT NOT NULL,
+    proof TEXT                       -- JSON; NULL once it is in the audit log, when nothing is left
 );
 CREATE TABLE audit (
     number INTEGER PRIMARY KEY,

@@ -12,6 +12,8 @@ from client.store.schema import SCHEMA, SCHEMA_VERSION
 from common.errors import SettingsError, StoreError
 from common.plan import NAME_PATTERN
 
+BUSY_S = 30.0  # the longest that one process waits for another's transaction
+
 
 @dataclass(frozen=True)
 class Store:
@@ -41,6 +43,24 @@ class Store:
         """A connection for reading only; never waits for a writer."""
         with _translated(self.folder), closing(_open(self.catalog)) as connection:
             yield connection
+
+    def rewrite(self) -> None:
+        """Writes the catalog anew: nothing of deleted rows is left in its file or its log.
+
+        Raises:
+            StoreError: others kept reading or writing it for half a minute, or the disk is full.
+        """
+        with _translated(self.folder), closing(_open(self.catalog)) as connection:
+            # In memory: otherwise SQLite puts its copy into the system's folder for such files.
+            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("VACUUM")
+            is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise StoreError(
+                f"the catalog in {self.folder} is being read, so its log cannot be emptied: stop "
+                "the other programs that use the store and run the same command again"
+            )
 
 
 def create_store(folder: Path, hospital: str) -> Store:
@@ -99,7 +119,7 @@ def open_store(folder: Path) -> Store:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")

@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, UInt8
 
 from client.store.atomic_files import check_room, write_atomically
 from client.store.orientation import OriginalGeometry, from_ras
@@ -59,11 +59,20 @@ def read_volume(paths: Sequence[Path], *, channels: int = 1) -> RawVolume:
         arrays.append(array)
     assert affine is not None  # layouts give at least one path
     image = np.concatenate(arrays).astype(np.float32, copy=False)
+    return RawVolume(check_image(image), affine)
+
+
+def check_image(image: Float[np.ndarray, "c i j k"]) -> Float[np.ndarray, "c i j k"]:
+    """Returns the image, if it can be one.
+
+    Raises:
+        BadScanError: not finite, or a channel is constant.
+    """
     if not np.isfinite(image).all():
         raise BadScanError("expected finite voxels, found NaN or infinity")
     if any(channel.min() == channel.max() for channel in image):
         raise BadScanError("expected an image, found the same value in every voxel")
-    return RawVolume(image, affine)
+    return image
 
 
 def read_label(path: Path, image: RawVolume) -> Integer[np.ndarray, "i j k"]:
@@ -74,13 +83,18 @@ def read_label(path: Path, image: RawVolume) -> Integer[np.ndarray, "i j k"]:
     """
     array, affine = _read(path, 1)
     _check_same_grid(image.array.shape[1:], image.affine, array.shape[1:], affine, "the label")
-    values = array[0]
-    whole = np.isfinite(values) & (values == np.round(values)) & (values >= 0) & (values <= 254)
-    if not whole.all():
-        odd = values[~whole].flat[0]
-        raise BadScanError(f"expected label values 0 to 254, found {odd:g}")
-    label: np.ndarray = values.astype(np.uint8)
+    label: np.ndarray = _as_labels(array)[0]
     return label
+
+
+def read_layers(path: Path) -> tuple[UInt8[np.ndarray, "n i j k"], Float[np.ndarray, "4 4"]]:
+    """The layers of labels in a painted file, and their affine to RAS mm; one slice is enough.
+
+    Raises:
+        BadScanError: unreadable, without a usable grid, or values that are no labels (0 to 254).
+    """
+    array, affine = _read(path, None)
+    return _as_labels(array), affine
 
 
 def write_volume_like(path: Path, volume: np.ndarray, original: OriginalGeometry) -> None:
@@ -100,6 +114,15 @@ def write_volume_like(path: Path, volume: np.ndarray, original: OriginalGeometry
     write_atomically(path, lambda unfinished: _save(unfinished, array, affine))
 
 
+def _as_labels(values: np.ndarray) -> np.ndarray:
+    whole = np.isfinite(values) & (values == np.round(values)) & (values >= 0) & (values <= 254)
+    if not whole.all():
+        odd = values[~whole].flat[0]
+        raise BadScanError(f"expected label values 0 to 254, found {odd:g}")
+    labels: np.ndarray = values.astype(np.uint8)
+    return labels
+
+
 def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     # nibabel and ITK hide that a disk was full, so there must be room before they begin.
     check_room(path.parent, array.nbytes)
@@ -109,8 +132,11 @@ def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
         sitk.WriteImage(_to_itk(array, affine), str(path))
 
 
-def _read(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """(C, I, J, K) float32 and the affine of one file."""
+def _read(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(C, I, J, K) float32 and the affine of one file.
+
+    Channels none: those of a painted file, which may have several layers, or a single slice.
+    """
     if not path.is_file():
         raise BadScanError(f"the file {path.name} is not there")
     if path.stat().st_size == 0:
@@ -130,15 +156,15 @@ def _read(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
     raise BadScanError(f"{path.name}: expected one of {', '.join(SUFFIXES)}")
 
 
-def _read_nifti(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
     image = nib.load(path)
     shape = tuple(int(n) for n in image.header.get_data_shape())
     # A trailing axis of length one is how some tools write plain 3D.
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    spatial = _check_shape(shape, channels)
+    spatial = check_shape(shape, channels)
     affine = np.asarray(image.affine, dtype=float)
-    _check_grid(_raw_spacing_mm(path, type(image.header)), affine)
+    check_grid(_raw_spacing_mm(path, type(image.header)), affine)
     kind = image.get_data_dtype()
     if kind.kind not in "iuf":
         raise BadScanError(f"{path.name}: expected one number per voxel, found {kind}")
@@ -168,7 +194,7 @@ def _check_archive(path: Path, num_bytes: int) -> None:
             pass
 
 
-def _read_itk(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_itk(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix in META_IMAGE:
         _check_meta_header(path)
     reader = sitk.ImageFileReader()
@@ -176,14 +202,14 @@ def _read_itk(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
     reader.ReadImageInformation()
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     shape = (*size, components) if components > 1 else tuple(size)
-    _check_shape(shape, channels)
+    check_shape(shape, channels)
     spacing = np.asarray(reader.GetSpacing()[:3], dtype=float)
     direction = np.asarray(reader.GetDirection(), dtype=float).reshape(len(size), len(size))[:3, :3]
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
     affine[:3, 3] = reader.GetOrigin()[:3]
     affine = LPS_TO_RAS @ affine
-    _check_grid(spacing, affine)
+    check_grid(spacing, affine)
     _check_promise(path, int(np.prod(shape)))
     # SimpleITK's arrays run K, J, I (and channels last).
     array = sitk.GetArrayFromImage(reader.Execute()).astype(np.float32)
@@ -218,15 +244,20 @@ def _to_itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
-def _check_shape(shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
-    wanted = "a 3D volume" if channels == 1 else f"a volume of {channels} channels"
-    if len(shape) == 4 and (channels == 1 or shape[3] != channels):
+def check_shape(shape: tuple[int, ...], channels: int | None) -> tuple[int, int, int]:
+    """The spatial shape, if a header may promise it; channels none: any, and flat is no fault.
+
+    Raises:
+        BadScanError: not 3D, other channels, or absurdly large.
+    """
+    wanted = "a 3D volume" if channels in (1, None) else f"a volume of {channels} channels"
+    if len(shape) == 4 and channels is not None and (channels == 1 or shape[3] != channels):
         raise BadScanError(f"expected {wanted}, found 4D of shape {shape}")
-    if len(shape) not in (3, 4) or (len(shape) == 3 and channels > 1):
+    if len(shape) not in (3, 4) or (len(shape) == 3 and (channels or 1) > 1):
         raise BadScanError(f"expected {wanted}, found {len(shape)}D of shape {shape}")
     if min(shape) < 1:
         raise BadScanError(f"expected at least one voxel along each axis, found {shape}")
-    if sum(n > 1 for n in shape[:3]) < 3:
+    if channels is not None and sum(n > 1 for n in shape[:3]) < 3:
         raise BadScanError(f"expected {wanted}, found 2D of shape {shape}")
     num_voxels = int(np.prod(shape, dtype=object))
     if max(shape) > LARGEST_AXIS_VOXELS or num_voxels > LARGEST_VOLUME_VOXELS:
@@ -245,11 +276,22 @@ def _check_promise(path: Path, num_bytes: int) -> None:
         )
 
 
-def _check_grid(spacing_mm: np.ndarray, affine: np.ndarray) -> None:
+def check_grid(spacing_mm: np.ndarray, affine: np.ndarray) -> None:
+    """Refuses a grid that no volume lies on.
+
+    Raises:
+        BadScanError: a spacing is not positive, or the affine is flat or not finite.
+    """
     if not np.isfinite(spacing_mm).all() or (spacing_mm <= 0).any():
         raise BadScanError(f"expected a positive voxel spacing, found {spacing_mm.tolist()} mm")
     if not np.isfinite(affine).all() or _is_flat(affine[:3, :3]):
         raise BadScanError("expected an invertible affine, found one that is flat or not finite")
+
+
+def grid_tolerance_mm(affine: np.ndarray) -> float:
+    """How far apart two grids may lie that are written down differently."""
+    spacing_mm = float(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).min())
+    return max(GRID_TOLERANCE_MM, 0.01 * spacing_mm)
 
 
 def _is_flat(linear: np.ndarray) -> bool:
@@ -271,6 +313,5 @@ def _check_same_grid(
         raise BadScanError(f"{name} has shape {tuple(other_shape)}, the image {tuple(shape)}")
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1], indexing="ij")).reshape(4, -1)
     apart_mm = float(np.abs((affine - other_affine) @ corners).max())
-    spacing_mm = float(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).min())
-    if apart_mm > max(GRID_TOLERANCE_MM, 0.01 * spacing_mm):
+    if apart_mm > grid_tolerance_mm(affine):
         raise BadScanError(f"{name} lies up to {apart_mm:.3g} mm away from the image")

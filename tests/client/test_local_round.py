@@ -16,15 +16,8 @@ from hospital_rounds import (
 )
 
 from client.annotation.annotator import Annotator, annotated_refs
-from client.local_round import (
-    Hospital,
-    Labelled,
-    answer,
-    choose_material,
-    find_labelled,
-    is_held_back,
-    train_round,
-)
+from client.local_round import Hospital, answer, train_round
+from client.round_material import Labelled, choose_material, find_labelled
 from client.store.annotations import save_annotation
 from client.store.audit import read_audit, verify_audit
 from client.store.ingest import ingest_cases
@@ -343,7 +336,7 @@ def test_held_back_scans_are_scored_and_never_trained_on(
     hospital, plan = make_hospital(), make_plan(training={"held_back_share": 0.5})
     paint(hospital, plan, "first", "second")
     kept = {name for task in plan.tasks for name in ids_of(hospital, task.name)}
-    kept = {scan_id for scan_id in kept if is_held_back(plan, scan_id)}
+    kept = {scan_id for scan_id in kept if plan.is_held_back(scan_id)}
     labelled = find_labelled(hospital.store, plan, 1)
     assert {found.ref.scan_id for held in labelled.held_back.values() for found in held} == kept
     trained_on = {scan_id for scans in labelled.training.values() for scan_id in scans}
@@ -364,7 +357,7 @@ def test_held_back_scans_are_scored_and_never_trained_on(
 def test_the_held_back_share_is_kept_by_hash(make_plan: MakePlan) -> None:
     names = [f"scan-{number}" for number in range(2000)]
     plans = [make_plan(training={"held_back_share": share}) for share in (0.0, 0.1, 0.3)]
-    none, few, more = ({name for name in names if is_held_back(p, name)} for p in plans)
+    none, few, more = ({name for name in names if p.is_held_back(name)} for p in plans)
     assert not none
     # Five standard deviations of 2000 draws with chance 0.1 are 67.
     assert abs(len(few) - 200) < 67

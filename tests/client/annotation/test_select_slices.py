@@ -12,11 +12,19 @@ from client.annotation.select_slices import (
     EMPTY_RATE,
     Painted,
     select_slices,
+    slice_in_doubt,
     where_slices_show,
 )
 from common.plan import SliceChoice
 
-ONE_SLICE: tuple[SliceChoice, ...] = ("centre", "random", "spread", "representative", "cohort")
+ONE_SLICE: tuple[SliceChoice, ...] = (
+    "centre",
+    "random",
+    "spread",
+    "representative",
+    "cohort",
+    "doubt",
+)
 shapes = st.tuples(*[st.integers(1, 20)] * 3)
 slices = st.builds(Painted, position=st.floats(0, 1), shows=st.booleans())
 paintings = st.lists(slices, max_size=30)
@@ -259,3 +267,37 @@ def test_the_representative_needs_neither_seed_nor_place() -> None:
         for seed in (0, 1)
     }
     assert len(refs) == 1
+
+
+# Doubt --------------------------------------------------------------------------------------------
+
+doubts = st.lists(st.floats(0, 1000), min_size=1, max_size=40).filter(lambda d: sum(d) > 1e-3)
+
+
+@given(doubt=doubts, place=st.integers(0, 100), seed=st.integers(0, 2**32))
+def test_only_a_slice_in_doubt_is_asked_for(doubt: list[float], place: int, seed: int) -> None:
+    ref = slice_in_doubt(("scan", 1), doubt, place=place, seed=seed)
+    assert (ref.scan_id, ref.axis) == ("scan", 1)
+    assert doubt[ref.index] > 0
+    assert slice_in_doubt(("scan", 1), doubt, place=place, seed=seed) == ref
+
+
+def test_slices_are_asked_for_as_often_as_they_are_in_doubt() -> None:
+    doubt = [0.0, 1.0, 3.0, 0.0, 6.0]
+    asked = [slice_in_doubt(("s", 0), doubt, place=n, seed=0).index for n in range(200)]
+    counts = np.bincount(asked, minlength=5) / 200
+    np.testing.assert_allclose(counts, [0, 0.1, 0.3, 0, 0.6], atol=0.02)
+
+
+@given(place=st.integers(0, 100), seed=st.integers(0, 2**32), length=st.integers(1, 40))
+def test_the_same_doubt_everywhere_is_spread(place: int, seed: int, length: int) -> None:
+    spread = index_of("spread", place, length=length, seed=seed)
+    ref = slice_in_doubt(("s", 2), [2.0] * length, place=place, seed=seed)
+    # A position on the border between two slices may fall on either side.
+    assert abs(ref.index - spread) <= 1
+
+
+def test_without_a_segmenter_doubt_is_cohort() -> None:
+    half = [Painted(position, position < 0.5) for position in np.linspace(0, 1, 20)]
+    for place in range(10):
+        assert index_of("doubt", place, painted=half) == index_of("cohort", place, painted=half)

@@ -9,7 +9,10 @@ from client.store.annotations import (
     all_versions,
     annotation_effort,
     latest_annotations,
+    load_version,
+    painted_slices,
     save_annotation,
+    slice_versions,
 )
 from client.store.store import Store
 from common.errors import StoreError
@@ -81,3 +84,42 @@ def test_what_does_not_fit_is_refused(
 def test_an_unknown_scan_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="no scan 'scan-x'"):
         save_annotation(store, _painted("scan-x"))
+
+
+def test_the_newest_of_each_slice_is_told_without_its_mask(
+    store: Store, scan_ids: list[str]
+) -> None:
+    for index, value in ((1, 1), (1, 0), (3, 2)):
+        save_annotation(store, _painted(scan_ids[0], index=index, value=value))
+    save_annotation(store, _painted(scan_ids[1]))
+    found = painted_slices(store, scan_ids[0])
+    assert [(one.ref.index, one.version, one.present) for one in found] == [
+        (1, 2, ()),
+        (3, 1, (2,)),
+    ]
+    assert {(one.annotator, one.seconds_spent) for one in found} == {("anna", 12.5)}
+    assert found[0].time <= found[1].time
+
+
+def test_every_version_of_a_slice_is_told_and_loaded(store: Store, scan_ids: list[str]) -> None:
+    first = _painted(scan_ids[0], value=1)
+    save_annotation(store, first)
+    save_annotation(store, replace(_painted(scan_ids[0], value=2), annotator="ben"))
+    told = slice_versions(store, first.ref)
+    assert [(one.version, one.annotator, one.present) for one in told] == [
+        (1, "anna", (1,)),
+        (2, "ben", (2,)),
+    ]
+    second = load_version(store, first.ref, 2)
+    assert second is not None
+    assert (second.annotator, int(second.mask.min())) == ("ben", 2)
+    assert load_version(store, first.ref, 3) is None
+    assert slice_versions(store, SliceRef(scan_ids[0], 2, 0)) == []
+
+
+def test_the_effort_can_be_told_of_one_task(store: Store, scan_ids: list[str]) -> None:
+    for axis, index in ((0, 1), (0, 1), (2, 1), (2, 0)):
+        save_annotation(store, _painted(scan_ids[0], axis, index))
+    assert annotation_effort(store) == (3, 50.0)
+    assert annotation_effort(store, "first") == (3, 50.0)
+    assert annotation_effort(store, "second") == (0, 0.0)

@@ -1,0 +1,128 @@
+"""How the desk's commands print for a person."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.check import Check
+from client.egress import Content, Sent
+from client.policy import POLICY_FILE, Policy
+from client.store.forget import Proof
+from client.store.status import STATES, Status
+
+MOST_NAMES = 5  # of the cases that were set aside for the same reason
+
+
+def print_status(
+    found: Status, sent: Sent | None, policy: Policy | None, broken_policy: str
+) -> None:
+    """All of `hospital status`."""
+    print(found.hospital)
+    columns = ("scans", *STATES, "quarantined")
+    print(f"\n{'task':<20}" + "".join(f"{name:>12}" for name in columns))
+    for task in found.tasks:
+        numbers = (task.scans, *(task.states[state] for state in STATES), task.quarantined)
+        print(f"{task.task:<20}" + "".join(f"{number:>12}" for number in numbers))
+    print(f"\n{found.slices} slices painted in {found.minutes:g} minutes")
+    if found.withdrawn:
+        print(f"{found.withdrawn} scans withdrawn")
+    _print_quarantine(found)
+    for federation, number in found.rounds.items():
+        print(f"federation {federation}: round {number} answered")
+    print(_say_sent(sent))
+    print(f"audit log: {found.audit_rows} rows")
+    if policy is None:
+        print(f"policy: broken, so no round is answered: {broken_policy}")
+        return
+    changed = policy.model_dump(exclude_defaults=True)
+    rules = "; ".join(f"{key} = {value}" for key, value in changed.items())
+    print(f"policy: {rules or 'all that OneSlice ever asks is allowed'}")
+
+
+def _say_sent(sent: Sent | None) -> str:
+    if sent is None:
+        return "nothing was sent yet"
+    note, content = sent.content.note, sent.content
+    return (
+        f"sent last: {sent.time}, {note['outcome']}, round {note['round']}, "
+        f"{len(content.tensors)} tensors, {content.num_bytes} bytes (see `hospital egress`)"
+    )
+
+
+def _print_quarantine(found: Status) -> None:
+    cases: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for task, case, reason in found.quarantine:
+        cases[task, reason].append(case)
+    if cases:
+        print("\nset aside:")
+    for (task, reason), names in cases.items():
+        shown = ", ".join(names[:MOST_NAMES])
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        print(f"  {task}: {shown}{more}: {reason}")
+    print()
+
+
+def print_policy(policy: Policy, folder: Path) -> None:
+    """The policy as TOML; what has no limit is a comment."""
+    path = folder / POLICY_FILE
+    origin = f"from {path}" if path.exists() else f"the defaults; {path} does not exist"
+    print(f"# the policy in force: {origin}")
+    for key, value in policy.model_dump(mode="json").items():
+        print(f"# {key}: no limit" if value is None else f"{key} = {_toml(value)}")
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(f'"{one}"' for one in value) + "]"
+    return str(value)
+
+
+def print_content(facts: Mapping[str, object], content: Content) -> None:
+    """A message: the facts about it, its tensors, its numbers."""
+    for name, value in facts.items():
+        if value is not None:
+            print(f"{name:<16}{value}")
+    print(f"{'bytes':<16}{content.num_bytes}")
+    print(f"\n{len(content.tensors)} tensors")
+    for tensor in content.tensors:
+        shape = "x".join(map(str, tensor.shape)) or "one number"
+        print(f"  {tensor.name:<56}{tensor.dtype:<9}{shape:<16}{tensor.num_bytes:>12} bytes")
+    print("\nnote")
+    for name, value in content.note.items():
+        print(f"  {name:<18}{value}")
+
+
+def print_proof(proof: Proof) -> None:
+    """What went of a scan, what stays, and which models saw it."""
+    print(f"{proof.scan_id} withdrawn {proof.time}")
+    rows = ", ".join(f"{table} {number}" for table, number in proof.rows.items())
+    print(f"  rows removed: {rows}")
+    print(f"  arrays removed: {len(proof.arrays)}")
+    for key in proof.arrays:
+        print(f"    sha256 {key}")
+    if proof.shared_arrays:
+        print(f"  {len(proof.shared_arrays)} arrays stay: another scan has the same content")
+    if not proof.uses:
+        print("  no round used it")
+    for use in proof.uses:
+        print(
+            f"  federation {use.federation}: {use.part} in rounds {use.first_round} to "
+            f"{use.last_round}"
+        )
+    trained = [use for use in proof.uses if use.part != "scored"]
+    for federation in sorted({use.federation for use in trained}):
+        first = min(use.first_round for use in trained if use.federation == federation)
+        print(f"  the models of {federation} from round {first} on derive from it")
+    for reply in proof.replies:
+        print(f"  {reply}: weights trained on it; kept, not sent again")
+    if proof.named_in_audit:
+        rows = ", ".join(map(str, proof.named_in_audit))
+        print(f"  the audit log names it in rows {rows}, which cannot be changed")
+    print("  it may not come back, unless `ingest --again-allowed CASE` says so")
+
+
+def print_check(check: Check) -> None:
+    """One line, and two more if something is wrong."""
+    print(f"{'PROBLEM' if check.problem else 'ok':<9}{check.check:<24}{check.found}")
+    if check.problem:
+        print(f"{'':<9}{check.problem}\n{'':<9}-> {check.what_to_do}")

@@ -1,0 +1,124 @@
+"""What a round has to train on, what it holds back, and what it remembers of it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from client.learning.replay import group_of, offer
+from client.policy import ALLOWS_ALL, Policy
+from client.store.annotations import latest_annotations
+from client.store.rounds import HospitalState, Remembered
+from client.store.scans import count_quarantined, list_scans
+from client.store.store import Store
+from common.plan import FederationPlan, Task
+from common.random_streams import generator
+from common.scans import SliceAnnotation
+from common.updates import Outcome
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A hospital's annotated scans of the tasks so far, by task: to train on, and held back."""
+
+    training: dict[str, list[str]]
+    held_back: dict[str, list[SliceAnnotation]]
+
+    @property
+    def held_back_scans(self) -> list[str]:
+        """The scans that are scored."""
+        return sorted({one.ref.scan_id for held in self.held_back.values() for one in held})
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a round trains on: the newest task that is still open, or none, and the memory."""
+
+    task: Task | None
+    current: list[str]
+    remembered: list[str]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the round will have been."""
+        if self.task is not None:
+            return "trained"
+        return "replay_only" if self.remembered else "abstained"
+
+
+def find_labelled(
+    store: Store, plan: FederationPlan, stage: int, policy: Policy = ALLOWS_ALL
+) -> Labelled:
+    """The annotated scans of all tasks up to the stage that the policy allows."""
+    training: dict[str, list[str]] = {}
+    held_back: dict[str, list[SliceAnnotation]] = {}
+    for task in policy.allowed_tasks(plan.tasks[: stage + 1]):
+        training[task.name], held_back[task.name] = [], []
+        for scan in list_scans(store, task.name):
+            annotations = latest_annotations(store, scan.scan_id)
+            if not annotations:
+                continue
+            if plan.is_held_back(scan.scan_id):
+                held_back[task.name] += annotations
+            else:
+                training[task.name].append(scan.scan_id)
+    return Labelled(training, held_back)
+
+
+def choose_material(
+    plan: FederationPlan, stage: int, labelled: Labelled, state: HospitalState, least: int = 0
+) -> Material:
+    """The newest task with enough scans that no earlier stage has trained; and the memory.
+
+    A task that was trained in an earlier stage is over: its scans come back through the memory
+    only. A hospital that lags behind trains the task it has now in the stage that runs now. Tasks
+    that are not in `labelled` do not count, and no model is made from fewer than `least` scans.
+    """
+    allowed = set(labelled.training)
+    for task in reversed(plan.tasks[: stage + 1]):
+        scans = labelled.training.get(task.name, [])
+        is_open = state.tasks_trained.get(task.name, stage) == stage
+        if is_open and len(scans) >= max(plan.training.min_annotated_scans, least):
+            return Material(task, scans, _remembered(state, allowed - {task.name}))
+    remembered = _remembered(state, allowed)
+    return Material(None, [], remembered if len(remembered) >= least else [])
+
+
+def _remembered(state: HospitalState, tasks: set[str]) -> list[str]:
+    return [entry.scan_id for entry in state.memory.entries if entry.task in tasks]
+
+
+def remember(
+    store: Store, plan: FederationPlan, before: HospitalState, material: Material, number: int
+) -> HospitalState:
+    """The state after this round: scans that trained for the first time are offered to memory."""
+    after = replace(before, federation=plan.federation, round=number)
+    task = material.task
+    if task is None:
+        return after
+    newcomers = [
+        Remembered(scan_id, task.name, group_of(task.name, _painted_areas(store, scan_id)))
+        for scan_id in material.current
+    ]
+    rng = generator(plan.seed, store.hospital, number, "memory")
+    memory = offer(before.memory, newcomers, budget=plan.replay.budget_scans, rng=rng)
+    stage = plan.stage_of_round(number)
+    trained = {**before.tasks_trained, task.name: stage}
+    return replace(after, memory=memory, tasks_trained=trained)
+
+
+def _painted_areas(store: Store, scan_id: str) -> dict[int, int]:
+    """Pixels of each class on the scan's painted slices."""
+    areas: dict[int, int] = {}
+    for annotation in latest_annotations(store, scan_id):
+        values, counts = np.unique(annotation.mask, return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            if value > 0:
+                areas[value] = areas.get(value, 0) + count
+    return areas
+
+
+def count_set_aside(store: Store, plan: FederationPlan, policy: Policy) -> int:
+    """Cases that could not be used: all, or those of the tasks that the policy names."""
+    if policy.tasks is None:
+        return count_quarantined(store)
+    return sum(count_quarantined(store, one.name) for one in policy.allowed_tasks(plan.tasks))

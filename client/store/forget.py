@@ -1,0 +1,278 @@
+"""Withdrawal: everything of a scan goes, a proof that names nobody stays.
+
+Rows go first, in one transaction that also keeps the proof; then the files that no row points to
+any more; then the catalog is written anew, since SQLite leaves the bytes of deleted rows in its
+file and its log. Last the proof goes into the audit log. Killed anywhere in between, the next call
+sees the proof that is still kept and goes on from there.
+
+The pseudonym stays: in the list of scans that may not come back, in the record of the rounds that
+used the scan, and in the proof. It is a digest of the voxels and tells nothing of them.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from client.store.audit import add_row, settle_head
+from client.store.clock import now
+from client.store.leftovers import array_columns, keys_pointed_to, remove_leftovers
+from client.store.lock import alone
+from client.store.store import Store
+from client.store.uses import Use, uses_of
+from client.store.withdrawn import unfinished_withdrawals, when_withdrawn
+from common.errors import SettingsError, StoreError
+
+PATIENCE_S = 60.0
+SHORTEST_NAME = 4  # shorter texts are found in every log by chance
+# What stays of a scan: the rounds that used it, and that it may not come back.
+KEPT = ("uses", "withdrawn")
+SAW_IT = "EXISTS (SELECT 1 FROM json_each(correspondence.scans) WHERE value = ?)"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What became of one withdrawn scan. No name, no number, no picture.
+
+    Attributes:
+        scan_id: its pseudonym.
+        time: of the withdrawal.
+        reason: as it was given.
+        rows: table -> how many rows were removed or cleared of the scan.
+        arrays: sha256 of the arrays that were removed.
+        shared_arrays: sha256 of those that stay, because another scan has one of the same content.
+        replies: stored replies that were trained on it. They hold weights, no data, and stay as the
+            model that the hospital has; they are not sent again.
+        uses: the rounds that had it in their material. What a round averaged stays in the models of
+            that round and of all that followed; weights cannot be taken back.
+        named_in_audit: rows of the audit log, which cannot be changed, that hold a name of it.
+    """
+
+    scan_id: str
+    time: str
+    reason: str
+    rows: dict[str, int]
+    arrays: tuple[str, ...]
+    shared_arrays: tuple[str, ...]
+    replies: tuple[str, ...]
+    uses: tuple[Use, ...]
+    named_in_audit: tuple[int, ...]
+
+
+def forget(
+    store: Store, name: str, reason: str = "", *, patience_s: float = PATIENCE_S
+) -> list[Proof]:
+    """Withdraws the scan of that id, all scans of that case name, or of that patient's number.
+
+    Withdrawals that were interrupted are brought to their end first; then it is no error that
+    nothing is left under the name. A name that is in quarantine alone is removed there, without a
+    proof.
+
+    Raises:
+        StoreError: nothing has that name, it means different scans, or the store is in use.
+        SettingsError: the reason names the patient.
+    """
+    with alone(store, patience_s=patience_s):
+        finished = _finish(store)
+        with store.connect() as connection:
+            scan_ids = _scans_called(connection, name)
+            is_left = bool(name) and not scan_ids
+            num_quarantined = _drop_quarantined(connection, name) if is_left else 0
+            withdrawn = [_withdraw(connection, store, one, reason) for one in scan_ids]
+            connection.executemany(
+                "INSERT INTO withdrawn VALUES (?, ?, ?)",
+                [(one.scan_id, one.time, json.dumps(asdict(one))) for one in withdrawn],
+            )
+        if not withdrawn:
+            # Also without a row: an earlier call may have been killed between the row and this.
+            store.rewrite()
+            if not num_quarantined and not finished:
+                raise _unknown(store, name)
+        return finished + _finish(store)
+
+
+def _scans_called(connection: sqlite3.Connection, name: str) -> list[str]:
+    """The scans that a name means.
+
+    Raises:
+        StoreError: it means one thing as a patient's number and another as a case's name.
+    """
+    queries = {
+        "scan": "SELECT scan_id FROM scans WHERE scan_id = :name",
+        "patient": "SELECT scan_id FROM identities WHERE patient = :name AND patient <> ''",
+        "case": "SELECT scan_id FROM scans WHERE case_name = :name",
+    }
+    found = {}
+    for kind, query in queries.items():
+        rows = connection.execute(f"{query} ORDER BY scan_id", {"name": name}).fetchall()
+        if rows:
+            found[kind] = [str(row["scan_id"]) for row in rows]
+    meanings = list(found.values())
+    if any(one != meanings[0] for one in meanings):
+        listed = "; ".join(f"as a {kind}: {', '.join(ids)}" for kind, ids in found.items())
+        raise StoreError(f"{name!r} means different scans ({listed}): withdraw them by scan id")
+    return meanings[0] if meanings else []
+
+
+def _unknown(store: Store, name: str) -> StoreError:
+    time = when_withdrawn(store, name)
+    if time is not None:
+        return StoreError(f"{name} was withdrawn on {time[:10]} already; nothing of it is left")
+    return StoreError(
+        f"no scan, case or patient is called {name!r}; `hospital status` counts what there is"
+    )
+
+
+def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason: str) -> Proof:
+    """Removes all rows of a scan; the proof of it, whose files are still to be removed."""
+    names = _names_of(connection, scan_id)
+    if any(name in reason for name in names if len(name) >= SHORTEST_NAME):
+        raise SettingsError(
+            "the reason names the patient or the case, and would stay in the audit log: say it "
+            "without"
+        )
+    keys = _arrays_of(connection, scan_id)
+    uses = uses_of(connection, scan_id)
+    rows = {
+        "quarantine": _drop_quarantined(connection, *names[:1]),
+        "correspondence": _drop_networks(connection, scan_id),
+        "rounds": _drop_from_memories(connection, scan_id),
+        **_drop_rows(connection, scan_id),
+    }
+    wanted = keys_pointed_to(connection)
+    return Proof(
+        scan_id=scan_id,
+        time=now(),
+        reason=reason,
+        rows={table: number for table, number in rows.items() if number},
+        arrays=tuple(sorted(keys - wanted)),
+        shared_arrays=tuple(sorted(keys & wanted)),
+        replies=tuple(_replies_of(store, uses)),
+        uses=tuple(uses),
+        named_in_audit=tuple(_audit_rows_naming(connection, names)),
+    )
+
+
+def _names_of(connection: sqlite3.Connection, scan_id: str) -> list[str]:
+    """All texts by which a person could be known: the case's name first, then patient, details."""
+    case = connection.execute(
+        "SELECT case_name FROM scans WHERE scan_id = ?", (scan_id,)
+    ).fetchone()
+    who = connection.execute("SELECT * FROM identities WHERE scan_id = ?", (scan_id,)).fetchone()
+    names = [str(case["case_name"])]
+    if who is not None:
+        names += [who["patient"], *map(str, json.loads(who["details"]).values())]
+    return names
+
+
+def _arrays_of(connection: sqlite3.Connection, scan_id: str) -> set[str]:
+    keys: set[str] = set()
+    for table, column in array_columns(connection):
+        if table in _tables_of_scans(connection):
+            query = f"SELECT {column} AS k FROM {table} WHERE scan_id = ?"
+            keys.update(row["k"] for row in connection.execute(query, (scan_id,)) if row["k"])
+    query = f"SELECT weights_key FROM correspondence WHERE {SAW_IT}"
+    keys.update(row["weights_key"] for row in connection.execute(query, (scan_id,)))
+    return keys
+
+
+def _tables_of_scans(connection: sqlite3.Connection) -> list[str]:
+    """All tables with rows of single scans, `scans` itself last: the others point to it."""
+    query = (
+        "SELECT tables.name AS name FROM sqlite_master AS tables "
+        "JOIN pragma_table_info(tables.name) AS columns "
+        "WHERE tables.type = 'table' AND columns.name = 'scan_id' "
+        "ORDER BY tables.name = 'scans', tables.name"
+    )
+    return [row["name"] for row in connection.execute(query) if row["name"] not in KEPT]
+
+
+def _drop_rows(connection: sqlite3.Connection, scan_id: str) -> dict[str, int]:
+    return {
+        table: connection.execute(f"DELETE FROM {table} WHERE scan_id = ?", (scan_id,)).rowcount
+        for table in _tables_of_scans(connection)
+    }
+
+
+def _drop_quarantined(connection: sqlite3.Connection, case: str) -> int:
+    """Cases of that name, and others whose reason names it."""
+    query = "DELETE FROM quarantine WHERE case_name = ? OR instr(reason, ?) > 0"
+    return connection.execute(query, (case, repr(case))).rowcount
+
+
+def _drop_networks(connection: sqlite3.Connection, scan_id: str) -> int:
+    """The hospital's own correspondence networks that learned from it; learned anew when needed."""
+    return connection.execute(f"DELETE FROM correspondence WHERE {SAW_IT}", (scan_id,)).rowcount
+
+
+def _drop_from_memories(connection: sqlite3.Connection, scan_id: str) -> int:
+    """Takes the scan out of what was ever offered to a memory; the entries go with the rows."""
+    query = (
+        "SELECT federation, round, offered FROM rounds "
+        "WHERE EXISTS (SELECT 1 FROM json_each(rounds.offered) WHERE value = ?)"
+    )
+    rows = connection.execute(query, (scan_id,)).fetchall()
+    for row in rows:
+        offered = [one for one in json.loads(row["offered"]) if one != scan_id]
+        connection.execute(
+            "UPDATE rounds SET offered = ? WHERE federation = ? AND round = ?",
+            (json.dumps(offered), row["federation"], row["round"]),
+        )
+    return len(rows)
+
+
+def _replies_of(store: Store, uses: Sequence[Use]) -> list[str]:
+    """The stored replies, as paths below the store, that were trained on a scan."""
+    return [
+        str(path.relative_to(store.folder))
+        for path in sorted((store.folder / "rounds").glob("*/*.reply"))
+        if any(_trained_in(use, path.parent.name, path.name) for use in uses)
+    ]
+
+
+def _trained_in(use: Use, federation: str, reply: str) -> bool:
+    number = reply.partition("-")[0]  # names start with the round
+    is_training = use.federation == federation and use.part != "scored"
+    return is_training and f"{use.first_round:05d}" <= number <= f"{use.last_round:05d}"
+
+
+def _audit_rows_naming(connection: sqlite3.Connection, names: Sequence[str]) -> list[int]:
+    query = "SELECT number FROM audit WHERE instr(details, ?) > 0"
+    numbers = {
+        row["number"]
+        for name in names
+        if len(name) >= SHORTEST_NAME
+        for row in connection.execute(query, (name,))
+    }
+    return sorted(numbers)
+
+
+def _finish(store: Store) -> list[Proof]:
+    """Ends the withdrawals whose rows are gone: files, bytes of the catalog, proof in the log."""
+    scan_ids = unfinished_withdrawals(store)
+    if not scan_ids:
+        return []
+    with store.read() as connection:
+        marks = ", ".join("?" for _ in scan_ids)
+        query = f"SELECT proof FROM withdrawn WHERE scan_id IN ({marks}) ORDER BY scan_id"
+        proofs = [_from_json(row["proof"]) for row in connection.execute(query, scan_ids)]
+    # All that nobody points to, not this scan's alone: an array of an earlier way of normalising,
+    # or of a label map that was dropped, no longer says whose it was.
+    removed = remove_leftovers(store)
+    store.rewrite()
+    with store.connect() as connection:
+        for proof in proofs:
+            details = {**asdict(proof), "leftovers_removed": len(removed)}
+            add_row(store, connection, "withdrawn", details)
+            query = "UPDATE withdrawn SET proof = NULL WHERE scan_id = ?"
+            connection.execute(query, (proof.scan_id,))
+    settle_head(store)
+    return proofs
+
+
+def _from_json(text: str) -> Proof:
+    values = json.loads(text)
+    values["uses"] = tuple(Use(**use) for use in values["uses"])
+    for key in ("arrays", "shared_arrays", "replies", "named_in_audit"):
+        values[key] = tuple(values[key])
+    return Proof(**values)
