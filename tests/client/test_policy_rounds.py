@@ -1,16 +1,21 @@
 """The site's own policy against real rounds: the coordinator cannot ask it away."""
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+import torch
 from hospital_rounds import ask, assert_same_arrays, first_arrays, ids_of, request_for
 
-from client.admission import NOT_ALLOWED, STOPPED_EARLY
+from client.admission import FREE, NOT_ALLOWED, STOPPED_EARLY, Terms
+from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.local_round import Hospital, answer
 from client.outgoing import let_out
+from client.policy import ALLOWS_ALL, Policy
+from client.slice_doubt import note_doubts
 from client.store.audit import newest_row, read_audit, verify_audit
 from client.store.label_maps import find_label_map
 from client.store.rounds import latest_round, load_state
@@ -18,7 +23,7 @@ from client.store.store import Store
 from client.store.uses import Use, find_uses
 from common.errors import EgressError
 from common.networks.correspondence import build_correspondence
-from common.networks.unet import networks_to_arrays
+from common.networks.unet import SEGMENTER, build_networks, networks_to_arrays
 from common.plan import FederationPlan
 from common.updates import CORRESPONDENCE, Arrays, LocalUpdate, Note, decode_update, trained_in
 from server.strategy import check_update
@@ -265,6 +270,19 @@ def test_without_time_for_one_step_the_hospital_stays_out_and_keeps_the_labels(
     set_policy(hospital, "seconds_per_round = 600")
     update = ask(hospital, plan, 1)
     assert (update.note.outcome, update.note.reason) == ("trained", "")
+
+
+def test_looking_for_doubtful_slices_keeps_to_tasks_and_time(
+    hospital: Hospital, make_plan: MakePlan
+) -> None:
+    task = {"classes": ["organ"], "modality": "MR", "plane": "axial", "rounds": 2}
+    plan = make_plan(tasks=[{"name": name, **task} for name in ("third", "second")])
+    with hospital.store.connect() as connection:
+        connection.execute("DELETE FROM annotations")
+    given = (hospital.store, plan, 3, build_networks(plan)[SEGMENTER], torch.device("cpu"))
+    assert note_doubts(*given, Terms(Policy(tasks=("third",)), NO_LIMIT)) == 0
+    assert note_doubts(*given, Terms(ALLOWS_ALL, RoundClock(time.monotonic()))) == 0
+    assert note_doubts(*given, FREE) == 3
 
 
 # Self-learning ----------------------------------------------------------------------------------
