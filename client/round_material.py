@@ -1,5 +1,6 @@
 """What a round has to train on, what it holds back, and what it remembers of it."""
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from client.learning.replay import group_of, offer
 from client.policy import ALLOWS_ALL, Policy
 from client.store.annotations import latest_annotations
+from client.store.reviews import flagged_scans
 from client.store.rounds import HospitalState, Remembered
 from client.store.scans import count_quarantined, list_scans
 from client.store.store import Store
@@ -18,10 +20,14 @@ from common.updates import Outcome
 
 @dataclass(frozen=True)
 class Labelled:
-    """A hospital's annotated scans of the tasks so far, by task: to train on, and held back."""
+    """A hospital's annotated scans of the tasks so far, by task: to train on, and held back.
+
+    Scans that a reviewer flagged are neither.
+    """
 
     training: dict[str, list[str]]
     held_back: dict[str, list[SliceAnnotation]]
+    flagged: frozenset[str] = frozenset()
 
     @property
     def held_back_scans(self) -> list[str]:
@@ -51,17 +57,18 @@ def find_labelled(
     """The annotated scans of all tasks up to the stage that the policy allows."""
     training: dict[str, list[str]] = {}
     held_back: dict[str, list[SliceAnnotation]] = {}
+    flagged = frozenset(flagged_scans(store))
     for task in policy.allowed_tasks(plan.tasks[: stage + 1]):
         training[task.name], held_back[task.name] = [], []
         for scan in list_scans(store, task.name):
             annotations = latest_annotations(store, scan.scan_id)
-            if not annotations:
+            if not annotations or scan.scan_id in flagged:
                 continue
             if plan.is_held_back(scan.scan_id):
                 held_back[task.name] += annotations
             else:
                 training[task.name].append(scan.scan_id)
-    return Labelled(training, held_back)
+    return Labelled(training, held_back, flagged)
 
 
 def choose_material(
@@ -78,13 +85,15 @@ def choose_material(
         scans = labelled.training.get(task.name, [])
         is_open = state.tasks_trained.get(task.name, stage) == stage
         if is_open and len(scans) >= max(plan.training.min_annotated_scans, least):
-            return Material(task, scans, _remembered(state, allowed - {task.name}))
-    remembered = _remembered(state, allowed)
+            others = allowed - {task.name}
+            return Material(task, scans, _remembered(state, others, labelled.flagged))
+    remembered = _remembered(state, allowed, labelled.flagged)
     return Material(None, [], remembered if len(remembered) >= least else [])
 
 
-def _remembered(state: HospitalState, tasks: set[str]) -> list[str]:
-    return [entry.scan_id for entry in state.memory.entries if entry.task in tasks]
+def _remembered(state: HospitalState, tasks: set[str], flagged: Set[str]) -> list[str]:
+    entries = [entry for entry in state.memory.entries if entry.task in tasks]
+    return [entry.scan_id for entry in entries if entry.scan_id not in flagged]
 
 
 def remember(

@@ -41,3 +41,14 @@ def latest_review(store: Store, scan_id: str) -> Review | None:
             (scan_id,),
         ).fetchone()
     return None if row is None else Review(**dict(row))
+
+
+def flagged_scans(store: Store) -> set[str]:
+    """The scans whose last verdict is a flag, and of which nothing was painted since."""
+    query = (
+        "SELECT scan_id, verdict, reviews.time, MAX(number) FROM reviews GROUP BY scan_id "
+        "HAVING verdict = 'flagged' AND reviews.time >= COALESCE((SELECT MAX(time) "
+        "FROM annotations WHERE annotations.scan_id = reviews.scan_id), '')"
+    )
+    with store.read() as connection:
+        return {row["scan_id"] for row in connection.execute(query)}

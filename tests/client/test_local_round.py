@@ -18,11 +18,12 @@ from hospital_rounds import (
 from client.annotation.annotator import Annotator, annotated_refs
 from client.local_round import Hospital, answer, train_round
 from client.round_material import Labelled, choose_material, find_labelled
-from client.store.annotations import save_annotation
+from client.store.annotations import latest_annotations, save_annotation
 from client.store.audit import read_audit, verify_audit
 from client.store.ingest import ingest_cases
 from client.store.label_maps import find_label_map, load_label_map
 from client.store.layouts import find_cases
+from client.store.reviews import save_review
 from client.store.rounds import HospitalState, Memory, Remembered, latest_round, load_state
 from client.store.scans import find_scan, list_scans
 from common.plan import FederationPlan
@@ -328,6 +329,26 @@ def test_a_round_that_was_missed_is_no_hindrance(
 
 
 # Held back and spread ---------------------------------------------------------------------------
+
+
+def test_a_flagged_scan_is_left_out_until_it_is_accepted_or_painted_again(
+    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
+) -> None:
+    hospital, plan = make_hospital(), make_plan()
+    store = hospital.store
+    paint(hospital, plan, "first")
+    ask(hospital, plan, 1)
+    one, other, third = ids_of(hospital, "first")
+    save_review(store, one, "flagged", "anna", "wrong side")
+    save_review(store, other, "flagged", "anna", "wrong side")
+    note = ask(hospital, plan, 2).note
+    assert (note.used, note.skipped) == (1, 2)
+    # Nor does it come back through the memory.
+    note = ask(hospital, plan, 3).note
+    assert (note.outcome, note.replayed) == ("replay_only", 1)
+    save_review(store, one, "accepted", "ben", "")
+    save_annotation(store, latest_annotations(store, other)[0])
+    assert find_labelled(store, plan, 0).training["first"] == sorted([one, other, third])
 
 
 def test_held_back_scans_are_scored_and_never_trained_on(

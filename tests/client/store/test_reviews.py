@@ -1,6 +1,6 @@
 """Verdicts: all kept, the last one counts."""
 
-from client.store.reviews import latest_review, save_review
+from client.store.reviews import flagged_scans, latest_review, save_review
 from client.store.store import Store
 
 
@@ -20,3 +20,13 @@ def test_the_last_verdict_counts_and_all_are_kept(store: Store, scan_ids: list[s
     )
     with store.read() as connection:
         assert connection.execute("SELECT COUNT(*) FROM reviews").fetchone()[0] == 3
+
+
+def test_flagged_is_what_was_flagged_last(store: Store, scan_ids: list[str]) -> None:
+    one, other = scan_ids[:2]
+    assert flagged_scans(store) == set()
+    save_review(store, one, "flagged", "ben", "unsharp")
+    save_review(store, other, "flagged", "ben", "unsharp")
+    assert flagged_scans(store) == {one, other}
+    save_review(store, other, "accepted", "anna", "")
+    assert flagged_scans(store) == {one}
