@@ -37,24 +37,49 @@ def spread_labels(
     """
     classes = tuple(sorted({index for a in annotations for index in a.looked_for}))
     shape = scan.geometry.shape
-    total = np.zeros((1 + len(classes), *shape), dtype=np.float32)
     weight = np.zeros(shape, dtype=np.float32)
+    carried = []
     for annotation in _to_spread(scan, annotations):
         soft, trust, within_reach = _spread_one(
             scan, annotation, classes, settings, network, device
         )
-        # The floor keeps the far shape of the organ, which weighs nothing but can be looked at.
-        total += soft * np.maximum(trust, 1e-6)
-        weight = np.maximum(weight, trust * within_reach)
-    total[0] += total.sum(0) == 0
-    return _with_painted(total / total.sum(0), weight, classes, annotations)
+        carried.append((soft, trust))
+        np.maximum(weight, trust * within_reach, out=weight)
+    soft = _blend(carried) if carried else _all_background(len(classes), shape)
+    return _with_painted(soft, weight, classes, annotations)
+
+
+def _blend(
+    carried: Sequence[tuple[Float[np.ndarray, "n i j k"], Float[np.ndarray, "#i #j #k"]]],
+) -> Float[np.ndarray, "n i j k"]:
+    """The mean of what each painted slice says, weighed by its trust.
+
+    In place in the first one, slice by slice: of a large volume there is no room for copies, and
+    most of what they would hold is background.
+    """
+    (blended, _), others = carried[0], carried[1:]
+    if not others:
+        return blended
+    # The floor keeps the far shape of the organ, which weighs nothing but can be looked at.
+    shares = [np.broadcast_to(np.maximum(t, 1e-6), blended.shape[1:]) for _, t in carried]
+    for place in range(blended.shape[1]):
+        total = blended[:, place] * shares[0][place]
+        for (soft, _), share in zip(others, shares[1:], strict=True):
+            total += soft[:, place] * share[place]
+        blended[:, place] = total / total.sum(0)
+    return blended
+
+
+def _all_background(num_classes: int, shape: tuple[int, int, int]) -> Float[np.ndarray, "n i j k"]:
+    soft = np.zeros((1 + num_classes, *shape), dtype=np.float32)
+    soft[0] = 1
+    return soft
 
 
 def painted_labels(shape: tuple[int, int, int], annotations: Sequence[SliceAnnotation]) -> LabelMap:
     """The painted slices of a scan alone: everywhere else nothing is known."""
     classes = tuple(sorted({index for a in annotations for index in a.looked_for}))
-    soft = np.zeros((1 + len(classes), *shape), dtype=np.float32)
-    soft[0] = 1
+    soft = _all_background(len(classes), shape)
     return _with_painted(soft, np.zeros(shape, dtype=np.float32), classes, annotations)
 
 

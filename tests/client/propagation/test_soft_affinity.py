@@ -245,3 +245,31 @@ def test_descriptors_are_matched_by_the_sum_over_their_numbers_and_without_patch
         for j in range(-2, 3)
     ]
     torch.testing.assert_close(affinity[0, :, 3, 4], torch.softmax(torch.tensor(logits), 0))
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_patches_are_compared_by_the_mean_over_their_square(radius: int) -> None:
+    source, target = texture(1, 1, 9, 11, seed=1), texture(1, 1, 9, 11, seed=2)
+    alone = SETTINGS.model_copy(update={"patch_radius_voxels": 0, "displacement_penalty": 0.0})
+    pooled = alone.model_copy(update={"patch_radius_voxels": radius})
+    # Without penalty the logarithm of a match is the cost over the temperature, but for a constant.
+    cost = -torch.log(match(source, target, alone)) * alone.temperature
+    constant = torch.logsumexp(-_true_cost(source, target) / alone.temperature, dim=1)
+    torch.testing.assert_close(cost, _true_cost(source, target) + alone.temperature * constant)
+    padded = torch.nn.functional.pad(_true_cost(source, target), (radius,) * 4, mode="replicate")
+    mean = torch.nn.functional.avg_pool2d(padded, 2 * radius + 1, stride=1)
+    wanted = torch.softmax(-mean / pooled.temperature, dim=1)
+    torch.testing.assert_close(match(source, target, pooled), wanted)
+
+
+def _true_cost(source: Tensor, target: Tensor) -> Tensor:
+    """The squared difference to each pixel of the window, one at a time."""
+    reach = SETTINGS.search_radius_voxels
+    padded = torch.nn.functional.pad(source, (reach,) * 4, mode="replicate")
+    height, width = target.shape[2:]
+    moved = [
+        padded[:, 0, i : i + height, j : j + width]
+        for i in range(2 * reach + 1)
+        for j in range(2 * reach + 1)
+    ]
+    return torch.stack([(target[:, 0] - one) ** 2 for one in moved], dim=1)
