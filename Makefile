@@ -22,6 +22,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(QUIET) $(BIN)/python -m simulations.bench engine
+	$(QUIET) $(BIN)/python -m simulations.bench_page
 	$(QUIET) $(BIN)/python -m simulations.bench speed --data "$(or $(DATA),../shared/data/hippocampus)"
 	$(QUIET) $(BIN)/oneslice simulate propagation --data "$(or $(DATA),../shared/data/hippocampus)" --plane sagittal --slice-choice oracle,representative --seeds 3
 	$(QUIET) $(BIN)/python -m simulations.bench interactive --data "$(or $(DATA),../shared/data/hippocampus)"
