@@ -11,7 +11,7 @@ from torch.nn import Module
 from client.admission import FREE, Terms
 from client.learning.predict import predict_probabilities
 from client.propagation.residual import doubt, residual_per_slice
-from client.store.annotations import latest_annotations
+from client.store.annotations import painted_slices
 from client.store.doubts import SliceDoubt, find_doubts, save_doubt
 from client.store.scans import load_scan, scans_as_they_came
 from client.store.store import Store
@@ -48,9 +48,13 @@ def note_doubts(
 
 
 def _to_look_at(store: Store, plan: FederationPlan, task: Task, round_number: int) -> list[str]:
-    """The task's scans that nobody has painted and no segmenter of this stage has looked at."""
+    """The task's scans that nobody has painted and no segmenter of this stage has looked at.
+
+    Held-back scans are asked for without looking.
+    """
     scans = scans_as_they_came(store, task.name)[: plan.annotation.scans]
-    ids = [one.scan_id for one in scans if not latest_annotations(store, one.scan_id)]
+    ids = [one.scan_id for one in scans if not plan.is_held_back(one.scan_id)]
+    ids = [scan_id for scan_id in ids if not painted_slices(store, scan_id)]
     stage = plan.stage_of_round(round_number)
     done = {
         scan_id

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 
 class SiteRow(Settings):
-    """One hospital: its scans, and what became of them in its last round."""
+    """One hospital: its scans, and what became of them in its last round.
+
+    None: the hospital's policy keeps the number back.
+    """
 
     name: str
-    scans: int
-    annotated_slices: int
-    used: int
-    skipped: int
-    quarantined: int
+    scans: int | None
+    annotated_slices: int | None
+    used: int | None
+    skipped: int | None
+    quarantined: int | None
     rounds_trained: int = 0
     rounds_dropped: int = 0
 
@@ -135,6 +138,10 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+# The row's number of scans is the sum of a note's field.
+WITHHELD_AS = {"scans_per_task": "scans"}
+
+
 def site_rows(state: RoundState) -> tuple[SiteRow, ...]:
     """One row per hospital that was ever heard of, from the notes it sent."""
     rows = {}
@@ -144,13 +151,17 @@ def site_rows(state: RoundState) -> tuple[SiteRow, ...]:
         last = notes[-1] if notes else None
         # Self-learning uses scans that nobody painted; the row tells of training on labels.
         notes = [note for note in notes if note.outcome != "self_learned"]
+        counts = {
+            "scans": sum(last.scans_per_task.values()) if last else 0,
+            "annotated_slices": last.annotated_slices if last else 0,
+            "used": max((note.used for note in notes), default=0),
+            "skipped": last.skipped if last else 0,
+            "quarantined": last.quarantined if last else 0,
+        }
+        withheld = {WITHHELD_AS.get(one, one) for one in last.withheld} if last else set()
         rows[name] = SiteRow(
             name=name,
-            scans=sum(last.scans_per_task.values()) if last else 0,
-            annotated_slices=last.annotated_slices if last else 0,
-            used=max((note.used for note in notes), default=0),
-            skipped=last.skipped if last else 0,
-            quarantined=last.quarantined if last else 0,
+            **{**counts, **dict.fromkeys(counts.keys() & withheld)},
             rounds_trained=sum(note.num_examples > 0 for note in notes),
             rounds_dropped=dropped,
         )

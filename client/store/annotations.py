@@ -97,24 +97,12 @@ def insert_annotation(
 
 def latest_annotations(store: Store, scan_id: str) -> list[SliceAnnotation]:
     """The newest version of each painted slice of a scan, by axis and index."""
-    with store.read() as connection:
-        rows = connection.execute(
-            "SELECT *, MAX(version) FROM annotations WHERE scan_id = ? "
-            "GROUP BY axis, slice ORDER BY axis, slice",
-            (scan_id,),
-        ).fetchall()
-    return [_from_row(store, row) for row in rows]
+    return [_from_row(store, row) for row in _newest_rows(store, scan_id)]
 
 
 def painted_slices(store: Store, scan_id: str) -> list[SliceVersion]:
     """The newest version of each painted slice of a scan, by axis and index; reads no mask."""
-    with store.read() as connection:
-        rows = connection.execute(
-            "SELECT *, MAX(version) FROM annotations WHERE scan_id = ? "
-            "GROUP BY axis, slice ORDER BY axis, slice",
-            (scan_id,),
-        ).fetchall()
-    return [_version_of(row) for row in rows]
+    return [_version_of(row) for row in _newest_rows(store, scan_id)]
 
 
 def slice_versions(store: Store, ref: SliceRef) -> list[SliceVersion]:
@@ -145,6 +133,15 @@ def annotation_effort(store: Store, task: str | None = None) -> tuple[int, float
     with store.read() as connection:
         slices, seconds = connection.execute(query, () if task is None else (task,)).fetchone()
     return int(slices), float(seconds)
+
+
+def _newest_rows(store: Store, scan_id: str) -> list[sqlite3.Row]:
+    query = (
+        "SELECT *, MAX(version) FROM annotations WHERE scan_id = ? "
+        "GROUP BY axis, slice ORDER BY axis, slice"
+    )
+    with store.read() as connection:
+        return connection.execute(query, (scan_id,)).fetchall()
 
 
 def _rows_of(store: Store, ref: SliceRef) -> list[sqlite3.Row]:

@@ -201,6 +201,25 @@ def test_rows_of_hospitals_by_hand(make_state: MakeState) -> None:
     assert (west.name, west.scans, west.rounds_trained, west.rounds_dropped) == ("west", 0, 0, 3)
 
 
+def test_a_withheld_number_is_none_and_said_so_not_a_zero(
+    tmp_path: Path, plan: FederationPlan, make_state: MakeState
+) -> None:
+    state = make_state(3)
+    last = state.history[-1]
+    hidden = {"withheld": ("scans_per_task", "used"), "scans_per_task": {}, "used": 0}
+    notes = tuple(
+        note.model_copy(update=hidden) if note.hospital == "north" else note for note in last.notes
+    )
+    state = replace(state, history=(*state.history[:-1], last.model_copy(update={"notes": notes})))
+    north, south, _ = site_rows(state)
+    assert (north.scans, north.used, north.skipped) == (None, None, 1)
+    assert (south.scans, south.used, south.skipped) == (4, 3, 1)
+    folder, page = _write(tmp_path, _report(state), plan, state)
+    assert page.count("withheld") == 2
+    row = json.loads(folder.report_json.read_text(encoding="utf-8"))["sites"][0]
+    assert (row["scans"], row["used"]) == (None, None)
+
+
 def _with_self_learning(state: RoundState) -> RoundState:
     """The first round becomes one of self-learning, on 100 scans."""
     changes = {"outcome": "self_learned", "used": 100, "loss": 9.0}
