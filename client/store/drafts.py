@@ -6,6 +6,7 @@ Each annotator has drafts of their own: two people who paint one slice never ove
 
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ def save_draft(
     annotator: str,
     mask: UInt8[np.ndarray, "rows columns"],
     *,
-    continues: int,
+    continues: Sequence[int],
     seconds_spent: float,
 ) -> int:
     """Adds a version of the annotator's own draft; returns its number, 1 for the first.
@@ -62,7 +63,8 @@ def save_draft(
         ref: the slice.
         annotator: whose draft.
         mask: label index per pixel.
-        continues: the version that was painted on; 0 for the first.
+        continues: the version that was painted on; 0 for the first. A page that closes and does
+            not know whether its save before this one went through names both versions.
         seconds_spent: at the brush, all versions together.
 
     Raises:
@@ -70,12 +72,14 @@ def save_draft(
     """
     packed = zlib.compress(np.ascontiguousarray(mask).tobytes(), PACKING_LEVEL)
     with store.connect() as connection:
-        _check_newest(connection, ref, annotator, continues)
+        newest, _ = _newest(connection, ref, annotator)
+        if newest not in continues:
+            raise OutdatedDraftError(newest, continues[0])
         connection.execute(
             "INSERT INTO drafts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*_place(ref, annotator), continues + 1, packed, seconds_spent, now()),
+            (*_place(ref, annotator), newest + 1, packed, seconds_spent, now()),
         )
-    return continues + 1
+    return newest + 1
 
 
 def load_draft(
@@ -135,7 +139,9 @@ def submit_slice(store: Store, annotation: SliceAnnotation, draft_version: int) 
 def _submit(store: Store, annotation: SliceAnnotation, draft_version: int, mask_key: str) -> int:
     ref, annotator = annotation.ref, annotation.annotator
     with store.connect() as connection:
-        packed = _check_newest(connection, ref, annotator, draft_version)
+        newest, packed = _newest(connection, ref, annotator)
+        if newest != draft_version:
+            raise OutdatedDraftError(newest, draft_version)
         if packed is not None and zlib.decompress(packed) != annotation.mask.tobytes():
             raise OutdatedDraftError(draft_version, draft_version)
         version = insert_annotation(connection, annotation, mask_key)
@@ -143,19 +149,16 @@ def _submit(store: Store, annotation: SliceAnnotation, draft_version: int, mask_
     return version
 
 
-def _check_newest(
-    connection: sqlite3.Connection, ref: SliceRef, annotator: str, version: int
-) -> bytes | None:
-    """The packed mask of the newest draft, which must be `version`; None if there is none."""
+def _newest(
+    connection: sqlite3.Connection, ref: SliceRef, annotator: str
+) -> tuple[int, bytes | None]:
+    """Version and packed mask of the newest draft; 0 and None if there is none."""
     row = connection.execute(
         "SELECT version, mask FROM drafts WHERE scan_id = ? AND axis = ? AND slice = ? "
         "AND annotator = ? ORDER BY version DESC LIMIT 1",
         _place(ref, annotator),
     ).fetchone()
-    newest, packed = (0, None) if row is None else (int(row["version"]), bytes(row["mask"]))
-    if newest != version:
-        raise OutdatedDraftError(newest, version)
-    return packed
+    return (0, None) if row is None else (int(row["version"]), bytes(row["mask"]))
 
 
 def _drop(connection: sqlite3.Connection, ref: SliceRef, annotator: str) -> None:

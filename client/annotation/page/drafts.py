@@ -45,12 +45,16 @@ MASK_BODY = {
 
 
 class Stroke(BaseModel):
-    """Which version a mask continues, 0 for the first, and the seconds at the brush so far."""
+    """Which version a mask continues, 0 for the first, and the seconds at the brush so far.
+
+    `another`: the page closes while its save before this one, of the next version, is under way.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Version
     seconds: Seconds
+    another: bool = False
 
 
 class Submission(BaseModel):
@@ -90,7 +94,12 @@ async def save(
 
     def write() -> int:
         return save_draft(
-            desk.store, ref, annotator, mask, continues=stroke.version, seconds_spent=stroke.seconds
+            desk.store,
+            ref,
+            annotator,
+            mask,
+            continues=(stroke.version, stroke.version + 1)[: 1 + stroke.another],
+            seconds_spent=stroke.seconds,
         )
 
     try:

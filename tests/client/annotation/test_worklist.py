@@ -54,7 +54,7 @@ def paint(store: Store, scan: CatalogScan, index: int = 4, seconds: float = 20.0
 
 def draft(store: Store, scan: CatalogScan, index: int = 6, who: str = "anna") -> SliceRef:
     ref = SliceRef(scan.scan_id, 2, index)
-    save_draft(store, ref, who, MASK, continues=0, seconds_spent=1.0)
+    save_draft(store, ref, who, MASK, continues=(0,), seconds_spent=1.0)
     return ref
 
 

@@ -33,7 +33,9 @@ def ref(scan_ids: list[str]) -> SliceRef:
 
 
 def _save(store: Store, ref: SliceRef, seed: int, continues: int, who: str = "anna") -> int:
-    return save_draft(store, ref, who, _mask(seed), continues=continues, seconds_spent=2.0 * seed)
+    return save_draft(
+        store, ref, who, _mask(seed), continues=(continues,), seconds_spent=2.0 * seed
+    )
 
 
 def _newest(store: Store, ref: SliceRef, who: str = "anna") -> tuple[int, float, np.ndarray]:
@@ -72,6 +74,20 @@ def test_a_stroke_on_another_version_than_the_newest_is_refused(
         _save(store, ref, 9, continues)
     assert e.value.version == 2
     np.testing.assert_array_equal(_newest(store, ref)[2], _mask(2))
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_the_last_stroke_of_a_closing_page_is_kept_whether_the_one_before_it_arrived_or_not(
+    store: Store, ref: SliceRef, arrived: bool
+) -> None:
+    _save(store, ref, 1, 0)
+    if arrived:
+        _save(store, ref, 2, 1)
+    last = save_draft(store, ref, "anna", _mask(3), continues=(1, 2), seconds_spent=1.0)
+    assert last == (3 if arrived else 2)
+    assert np.array_equal(_newest(store, ref)[2], _mask(3))
+    with pytest.raises(OutdatedDraftError, match=f"expected a change of version {last}"):
+        _save(store, ref, 2, 1)  # the one before it, late
 
 
 def test_of_two_strokes_at_once_on_one_version_one_is_kept(store: Store, ref: SliceRef) -> None:

@@ -72,7 +72,7 @@ def _fill(store: Store, scan_id: str, place: int) -> None:
     ref = SliceRef(scan_id, 2, 1)
     for seconds in (1.0, 2.0):
         save_annotation(store, SliceAnnotation(ref, mask, (1,), "ines", seconds))
-    save_draft(store, SliceRef(scan_id, 2, 2), "ines", mask, continues=0, seconds_spent=1)
+    save_draft(store, SliceRef(scan_id, 2, 2), "ines", mask, continues=(0,), seconds_spent=1)
     claim_scan(store, scan_id, "ines")
     save_review(store, scan_id, "flagged", "ines", f"looks like {name}")
     soft = np.random.default_rng(place).random((2, 5, 6, 4)).astype(np.float32)

@@ -37,7 +37,7 @@ def test_the_last_thing_that_happened_decides_a_scans_state(
 ) -> None:
     scan_id, ref = scan_ids[0], SliceRef(scan_ids[0], 2, 1)
     assert _states(store) == {"asked": 3}
-    save_draft(store, ref, "ines", MASK, continues=0, seconds_spent=1)
+    save_draft(store, ref, "ines", MASK, continues=(0,), seconds_spent=1)
     assert _states(store) == {"asked": 2, "drafted": 1}
     with store.connect() as connection:
         connection.execute("DELETE FROM drafts")

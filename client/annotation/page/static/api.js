@@ -54,8 +54,8 @@ export async function draft(id, index) {
 }
 
 /** Saves a draft that continues `version`; {version} is its own. */
-export async function saveDraft(id, index, { mask, version: base, seconds, leaving }) {
-  const query = `version=${base}&seconds=${seconds.toFixed(1)}`;
+export async function saveDraft(id, index, { mask, version: base, seconds, another = false, leaving }) {
+  const query = `version=${base}&seconds=${seconds.toFixed(1)}&another=${another}`;
   const response = await request("PUT", `${scanPath(id)}/drafts/${index}?${query}`, {
     body: mask,
     headers: { "Content-Type": "application/octet-stream" },

@@ -73,10 +73,10 @@ export class Autosave {
     this.close();
     if (!this.unsaved || this.state === "conflict") return;
     const { mask, seconds } = this.read();
-    // The one under way, if there is one, becomes the next version.
-    const version = this.version + (this.running && this.attempted ? 1 : 0);
+    // One that is under way may die with the page, arrive, or arrive after this one.
+    const another = Boolean(this.running && this.attempted);
     const leaving = mask.length <= MOST_KEEPALIVE_BYTES;
-    this.save({ mask, seconds, version, leaving }).catch(() => {});
+    this.save({ mask, seconds, version: this.version, another, leaving }).catch(() => {});
   }
 
   close() {

@@ -49,7 +49,7 @@ def test_a_page_closed_in_the_midst_of_a_stroke_loses_nothing(page, ref, open_sc
     both = line(5) | line(9)
     kept = draft(page, ref)
     assert kept is not None
-    assert np.array_equal(kept > 0, both)
+    assert np.array_equal(kept > 0, both), "the page that closed did not get its last stroke off"
     # The work goes on from there.
     again.brush_size(1)
     again.stroke((5, 13), (18, 13))

@@ -139,7 +139,7 @@ def test_by_keyboard_alone(page, open_screen) -> None:
     screen.press("Escape", "?")
     assert "accept" in tab.locator("dialog").inner_text()
     screen.press("Escape")
-    assert tab.locator("dialog").count() == 0
+    tab.locator("dialog").wait_for(state="detached")
     assert rows(page, "accepted")[0].scan_id == first.scan_id
 
 
