@@ -9,6 +9,8 @@ import typer
 
 from client.cli_options import OutputFormat, Plan, StoreFolder
 from client.desk_cli import add_desk
+from client.join_cli import add_join
+from client.node_cli import add_node
 from client.page_cli import add_page
 from common.command_line import Format, run_commands
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 add_desk(app)
 add_page(app)
+add_node(app)
+add_join(app)
 
 
 def run(arguments: Sequence[str], prog_name: str) -> None:
@@ -112,24 +116,6 @@ def import_painted(
     for one in import_mask(open_store(store), agreed, file, scan, wanted):
         shown = ", ".join(f"{name_of[index]} {number}" for index, number in one.pixels.items())
         print(f"{one.ref.scan_id} slice {one.ref.index}, version {one.version}: pixels {shown}")
-
-
-@app.command()
-def worker(
-    store: StoreFolder,
-    socket: Annotated[Path, typer.Option(help="Where to listen: a path on this machine.")],
-    secret_file: Annotated[Path, typer.Option(help="Made on first use; the SuperNode reads it.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-) -> None:
-    """Answer the federation's rounds until stopped; the SuperNode's ClientApp asks here."""
-    from client.learning.device import check_device
-    from client.local_round import Hospital
-    from client.store.store import open_store
-    from client.worker import make_secret, serve
-
-    hospital = Hospital(open_store(store), check_device(device))
-    print(f"{hospital.store.hospital}: answering on {socket}", flush=True)
-    serve(hospital, socket, make_secret(secret_file))
 
 
 def _print_ingest(report: "IngestReport", output: Format) -> None:

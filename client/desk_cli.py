@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.cli_options import OutputFormat, StoreFolder
+from client.cli_options import NodeFolder, OutputFormat, StoreFolder
 from common.command_line import STOPPED, Format
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from client.store_checks import Progress
     from common.plan import FederationPlan
 
-Facts = dict[str, str | int | None]
+Facts = dict[str, str | int | float | None]
 MaybePlan = Annotated[Path | None, typer.Option("--plan", help="The federation's plan, TOML.")]
 audit_app = typer.Typer(no_args_is_help=True, help="What was done and sent, and is it all there.")
 
@@ -33,10 +34,12 @@ def add_desk(app: typer.Typer) -> None:
     app.add_typer(audit_app, name="audit")
 
 
-def status(store: StoreFolder, output: OutputFormat = Format.TEXT) -> None:
-    """Scans by task and state, minutes painted, last rounds, what was sent last, the policy."""
+def status(store: StoreFolder, node: NodeFolder = None, output: OutputFormat = Format.TEXT) -> None:
+    """Scans by task and state, rounds, what was sent last, the policy, the federation's side."""
     from client.desk_text import print_status
     from client.egress import last_sent
+    from client.node import node_of
+    from client.node_status import print_node_status, read_node_status
     from client.policy import read_policy
     from client.store.status import read_status
     from client.store.store import open_store
@@ -44,6 +47,7 @@ def status(store: StoreFolder, output: OutputFormat = Format.TEXT) -> None:
 
     opened = open_store(store)
     found, sent = read_status(opened), last_sent(opened)
+    taking_part = read_node_status(node_of(store, node))
     try:
         in_force, broken = read_policy(store), ""
     except OneSliceError as error:
@@ -51,11 +55,11 @@ def status(store: StoreFolder, output: OutputFormat = Format.TEXT) -> None:
     if output is Format.JSON:
         rules = in_force.model_dump(mode="json") if in_force else {"broken": broken}
         last = asdict(sent) if sent else None
-        print(
-            json.dumps({**asdict(found), "last_sent": last, "policy": rules}, indent=2, default=str)
-        )
+        told = {"last_sent": last, "policy": rules, "federation": asdict(taking_part)}
+        print(json.dumps({**asdict(found), **told}, indent=2, default=str))
         return
     print_status(found, sent, in_force, broken)
+    print_node_status(taking_part)
 
 
 def policy(store: StoreFolder, output: OutputFormat = Format.TEXT) -> None:
@@ -77,18 +81,30 @@ def egress(
     upcoming: Annotated[
         bool, typer.Option("--next", help="Try the next round of --plan; nothing is sent or kept.")
     ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Attack this hospital's own update of --plan: what can be read back."
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the message to this file.")] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Exactly what the last message held, or what the next one would: every tensor and number."""
+    """Exactly what the last message held, or what the next one would: every tensor and number.
+
+    With --probe exit code 1: a round's update tells more than the policy's most_leak.
+    """
     from client.desk_text import print_content
     from client.egress import content_of
     from client.store.store import open_store
     from common.errors import SettingsError
 
-    if upcoming and plan is None:
-        raise SettingsError("--next tries a round of a plan: name it with --plan")
+    if (upcoming or probe) and plan is None:
+        raise SettingsError("--next and --probe try a round of a plan: name it with --plan")
     opened = open_store(store)
+    if probe and plan is not None:
+        _probe(opened, _read_plan(plan), output)
+        return
     if upcoming and plan is not None:
         facts, message = _next_message(opened, _read_plan(plan))
         content = content_of(message)
@@ -100,6 +116,20 @@ def egress(
         print(json.dumps({**facts, **asdict(content)}, indent=2))
         return
     print_content(facts, content)
+
+
+def _probe(store: "Store", plan: "FederationPlan", output: Format) -> None:
+    from client.desk_text import print_probe
+    from client.leak_probe import ITERATIONS, probe_leaks
+    from client.local_round import Hospital
+
+    found = probe_leaks(Hospital(store), plan, ITERATIONS)
+    if output is Format.JSON:
+        print(json.dumps({**asdict(found), "too_much": found.too_much}, indent=2))
+    else:
+        print_probe(found)
+    if found.too_much:
+        raise typer.Exit(STOPPED)
 
 
 def _next_message(store: "Store", plan: "FederationPlan") -> tuple[Facts, bytes]:
@@ -124,7 +154,8 @@ def _last_message(store: "Store", *, wanted: bool) -> tuple[Facts, "Content", by
         )
     message = sent.stored_reply.read_bytes() if sent.stored_reply else b""
     reply = str(sent.stored_reply) if sent.stored_reply else None
-    return {"time": sent.time, "stored_reply": reply}, sent.content, message
+    facts: Facts = {"time": sent.time, "stored_reply": reply, "update_norm": sent.update_norm}
+    return facts, sent.content, message
 
 
 def forget(
@@ -151,6 +182,7 @@ def forget(
 def doctor(
     store: StoreFolder,
     plan: MaybePlan = None,
+    node: NodeFolder = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read the arrays' content.")
     ] = False,
@@ -164,12 +196,14 @@ def doctor(
 ) -> None:
     """Check machine, packages and store: what is wrong, what to do. Exit code 1: a problem."""
     from client.desk_text import print_check
-    from client.doctor import examine
+    from client.doctor import examine, examine_node
+    from client.node import node_of
 
-    agreed = _read_plan(plan) if plan else None
+    agreed, here = (_read_plan(plan) if plan else None), node_of(store, node)
     checks = []
     with _progress_bar() as progress:
-        for check in examine(store, agreed, quick=quick, clean=clean, progress=progress):
+        looked_at = examine(store, agreed, quick=quick, clean=clean, progress=progress)
+        for check in chain(looked_at, examine_node(store, here)):
             checks.append(check)
             if output is Format.TEXT:
                 print_check(check)

@@ -3,12 +3,16 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.check import Check
 from client.egress import Content, Sent
 from client.policy import POLICY_FILE, Policy
 from client.store.forget import Proof
 from client.store.status import STATES, Status
+
+if TYPE_CHECKING:
+    from client.leak_probe import Probe
 
 MOST_NAMES = 5  # of the cases that were set aside for the same reason
 
@@ -90,6 +94,31 @@ def print_content(facts: Mapping[str, object], content: Content) -> None:
     print("\nnote")
     for name, value in content.note.items():
         print(f"  {name:<18}{value}")
+
+
+def print_probe(found: "Probe") -> None:
+    """What each attack brought back, how to read it, and the policy's verdict."""
+    model = f"the model of round {found.round}" if found.round else "fresh weights"
+    size = " x ".join(map(str, found.patch_voxels))
+    print(f"{model}, patches of {size} voxels, labels known to the attacker; nothing was sent\n")
+    print(f"{'what is seen':<24}{'patches':>8}{'match':>8}{'by chance':>11}")
+    for leak in found.leaks:
+        print(f"{leak.seen:<24}{leak.num_patches:>8}{leak.match:>8.2f}{leak.by_chance:>11.2f}")
+    print(
+        "\nmatch: the correlation of the best rebuilt patch with a true one (1: the same);\n"
+        "by chance: of other patches of this hospital with it. The last row is what leaves."
+    )
+    leak = found.leaks[-1]
+    more = leak.match > leak.by_chance
+    print(
+        f"a round's update showed this attack {'MORE' if more else 'no more'} of a patch than any "
+        "other patch of this hospital shows; another attack may do better"
+    )
+    if found.most_leak is None:
+        print("no verdict: the policy has no most_leak")
+    else:
+        verdict = "TOO MUCH" if found.too_much else "within the policy"
+        print(f"{verdict}: {leak.match:.2f}, most_leak is {found.most_leak:g}")
 
 
 def print_proof(proof: Proof) -> None:

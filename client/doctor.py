@@ -1,9 +1,11 @@
 """All that can be wrong with a hospital's installation, looked at in one go."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from client.check import Check
+from client.coordinator_checks import check_node, check_separation
 from client.machine_checks import (
     check_cores,
     check_disk,
@@ -13,6 +15,7 @@ from client.machine_checks import (
     check_packages,
     check_python,
 )
+from client.node import Node
 from client.store.status import label_map_bytes_to_come
 from client.store.store import Store, open_store
 from client.store_checks import (
@@ -57,6 +60,18 @@ def examine(
         yield Check("store", str(folder), "a check could not be done", str(error))
     if plan is not None:
         yield check_networks(plan)
+
+
+def examine_node(folder: Path, node: Node) -> Iterator[Check]:
+    """The hospital's part in a federation; nothing if it has none.
+
+    Args:
+        folder: the hospital's.
+        node: where its part in a federation lies.
+    """
+    if node.path.is_dir():
+        yield from check_node(node, datetime.now(UTC))
+        yield check_separation(node, folder)
 
 
 def _examine_store(

@@ -45,12 +45,14 @@ class Sent:
     Attributes:
         time: when it was let out, UTC.
         content: what was in it.
+        update_norm: how far the model in it had moved (L2); None where the log does not say.
         stored_reply: the very message, if the hospital still keeps it; the digest in the log says
             that it is the same to the byte.
     """
 
     time: str
     content: Content
+    update_norm: float | None
     stored_reply: Path | None
 
 
@@ -71,7 +73,8 @@ def last_sent(store: Store) -> Sent | None:
             f"{path} holds other tensors or numbers than row {row.number} of the audit log says: "
             "verify the log, and find out who had access to the folder"
         )
-    return Sent(row.time, content, path)
+    norm = json.loads(row.details).get("update_norm")
+    return Sent(row.time, content, norm, path)
 
 
 def content_of(message: bytes) -> Content:

@@ -9,6 +9,7 @@ same request asked again gets the stored reply, so nothing counts twice.
 """
 
 import hashlib
+import json
 import logging
 import time
 import traceback
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from torch.nn import Module
 
 from client.admission import FREE, NOT_ALLOWED, STOPPED_EARLY, NotAllowedError, Terms, admit
 from client.annotation.annotator import Annotator, paint_asked_slices
+from client.approvals import NotApprovedError, check_plan_approved
+from client.failures import sentence_of
 from client.label_engine import join_segmenter, label_maker, spread_new
 from client.learning.batches import Batch, draw_batches
 from client.learning.device import DeviceChoice, choose_device
@@ -46,7 +50,7 @@ from client.round_result import RoundResult
 from client.self_learning import learn_round
 from client.slice_doubt import note_doubts
 from client.store.annotations import latest_annotations
-from client.store.audit import FAILED, write_audit
+from client.store.audit import FAILED, newest_row, write_audit
 from client.store.label_maps import load_label_map
 from client.store.lock import among_others
 from client.store.rounds import (
@@ -56,7 +60,7 @@ from client.store.rounds import (
 )
 from client.store.scans import list_scans, load_scan
 from client.store.store import Store
-from common.errors import OneSliceError
+from common.errors import OneSliceError, VersionError
 from common.networks.unet import (
     SEGMENTER,
     STUDENT,
@@ -74,6 +78,7 @@ from common.updates import (
     TaskScore,
     decode_request,
     decode_update,
+    encode_refusal,
     encode_update,
     trained_in,
 )
@@ -86,11 +91,13 @@ class Hospital:
     """A hospital's store and where it computes.
 
     `annotator` paints whatever is asked for at once, as in a simulation; people take their time.
+    `node` is the folder where the approvals stand; none: every plan is, as in a simulation.
     """
 
     store: Store
     device: DeviceChoice = "auto"
     annotator: Annotator | None = None
+    node: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,18 +112,35 @@ class Trained:
 def answer(hospital: Hospital, request: bytes) -> bytes:
     """The reply to a request. Never raises for an error of ours or of the data.
 
-    What went wrong stays in the hospital's log and audit; only a fixed sentence leaves.
+    What went wrong stays in the hospital's log and audit; only a fixed sentence leaves, or both
+    sides' versions if they differ.
     """
     try:
         return answer_or_raise(hospital, request)
+    except VersionError as error:
+        log.warning("%s refused a request: %s", hospital.store.hospital, error)
+        note = Note(
+            hospital=hospital.store.hospital,
+            outcome="failed",
+            reason=str(error),
+            protocol=error.protocol,
+        )
+        if not _is_newest_failure(hospital, note):
+            _audit_failure(hospital, error, note)
+        return encode_refusal(note)
     except Exception as error:
         log.exception("%s could not answer", hospital.store.hospital)
-        reason = "see the hospital's log"
-        if isinstance(error, OneSliceError):
-            reason = f"{type(error).__name__}: {reason}"
-        note = Note(hospital=hospital.store.hospital, outcome="failed", reason=reason)
-        _audit_failure(hospital, error, note)
+        note = Note(hospital=hospital.store.hospital, outcome="failed", reason=sentence_of(error))
+        # A coordinator greets again and again while it waits; once in the audit log is enough.
+        if not isinstance(error, NotApprovedError) or error.is_new:
+            _audit_failure(hospital, error, note)
         return encode_update(LocalUpdate({}, note))
+
+
+def failed_reply(hospital: Hospital, reason: str) -> bytes:
+    """The reply of a hospital that could not take a request; `reason` is a fixed sentence."""
+    note = Note(hospital=hospital.store.hospital, outcome="failed", reason=reason)
+    return encode_update(LocalUpdate({}, note))
 
 
 def answer_or_raise(hospital: Hospital, data: bytes) -> bytes:
@@ -127,6 +151,8 @@ def answer_or_raise(hospital: Hospital, data: bytes) -> bytes:
     """
     request, arrays = decode_request(data)
     store = hospital.store
+    if hospital.node is not None:
+        check_plan_approved(hospital.node, request.plan)
     policy = read_policy(store.folder)
     if request.action == "hello":
         note = Note(hospital=store.hospital, outcome="greeted", round=request.round)
@@ -362,10 +388,16 @@ def describe_round(
     )
 
 
+def _is_newest_failure(hospital: Hospital, note: Note) -> bool:
+    """A coordinator greets again and again while it waits; once in the audit log is enough."""
+    row = newest_row(hospital.store, FAILED)
+    return row is not None and json.loads(row.details)["note"] == note.model_dump(mode="json")
+
+
 def _audit_failure(hospital: Hospital, error: Exception, note: Note) -> None:
     text = "".join(traceback.format_exception(error))
     try:
         write_audit(hospital.store, FAILED, {"error": text, "note": note.model_dump(mode="json")})
-    except OneSliceError:
+    except (OneSliceError, OSError):
         # The store may be what failed; the process's log has the error already.
         log.warning("the failure could not be written to the audit log")

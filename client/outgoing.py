@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from client.policy import read_policy
 from client.store.audit import SENDING, write_audit
 from client.store.store import Store
+from common.clipping import clip_update, update_norm
 from common.errors import BadReplyError, EgressError
 from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_update
 
@@ -14,7 +15,8 @@ from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_updat
 def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
     """The reply as bytes, after the checks and the entry in the audit log.
 
-    Numbers that the hospital's policy keeps back are taken out first.
+    Numbers that the hospital's policy keeps back are taken out first, and a model that moved
+    further than it allows is brought back.
 
     Args:
         store: the hospital's.
@@ -33,18 +35,23 @@ def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
             check_arrays(update.arrays, asked)
     except (ValidationError, BadReplyError) as error:
         raise EgressError(f"this reply may not leave: {error}") from error
+    if policy.most_update_norm is not None:
+        clipped = clip_update(update.arrays, asked, policy.most_update_norm)
+        update = LocalUpdate(clipped, update.note)
     if not policy.allows_networks(update.arrays):
         raise EgressError(
             f"this reply may not leave: it holds other networks than {list(policy.networks)}, "
             "which the hospital's policy lets leave"
         )
     data = encode_update(update)
-    _note_that_it_leaves(store, update, data)
+    _note_that_it_leaves(store, update, data, update_norm(update.arrays, asked))
     return data
 
 
-def _note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes) -> None:
+def _note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes, norm: float) -> None:
     """The audit log's row: names, shapes, types and sizes of tensors, and all numbers.
+
+    `norm` tells how far the model moved.
 
     The digest of the message tells later which stored reply it was.
     """
@@ -52,6 +59,7 @@ def _note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes) -> None
     sent = {
         "bytes": len(data),
         "digest": hashlib.sha256(data).hexdigest(),
+        "update_norm": round(norm, 6),
         "tensors": tensors,
         "note": update.note.model_dump(mode="json"),
     }

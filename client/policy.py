@@ -37,6 +37,13 @@ class Policy(Settings):
             without one of them the hospital abstains from the rounds that train them.
         memory_gb: the most memory a round may need, by estimate; none: no limit.
         seconds_per_round: after this time training stops; none: no limit.
+        most_update_norm: how far (L2, over all tensors of the reply) a model that leaves may have
+            moved from the one that came; one that moved further is brought back to that length. It
+            bounds what this hospital's data can do to the shared model, and what can be read from
+            it. None: no limit.
+        most_leak: what `hospital egress --probe` calls too much: how alike (a correlation) patches
+            that were reconstructed from this hospital's own update may be to the true ones. None:
+            the probe judges nothing.
         hours: spans of the day, local time, such as "19:30-06:00", in which rounds may run; none:
             always. A round that is still running at the end of a span stops training then.
     """
@@ -47,6 +54,8 @@ class Policy(Settings):
     networks: tuple[Network, ...] = ALL_NETWORKS
     memory_gb: float | None = Field(default=None, gt=0)
     seconds_per_round: float | None = Field(default=None, gt=0)
+    most_update_norm: float | None = Field(default=None, gt=0)
+    most_leak: float | None = Field(default=None, ge=0, le=1)
     hours: tuple[Span, ...] = ()
 
     @model_validator(mode="after")

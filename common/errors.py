@@ -2,12 +2,15 @@
 
 OneSliceError
 ├── SettingsError        a plan, scenario or site file has an unknown key or an impossible value
+├── VersionError         the coordinator and the hospital run different versions (a SettingsError)
 ├── BadScanError         one file cannot be used; it is quarantined and the rest goes on
 ├── LabelDictionaryError the labels that were found are not those that the plan expects
 ├── StoreError           a hospital's store cannot be read or written
+│   └── DiskFullError    there is no room to write it
 ├── EgressError          an outgoing message holds something that may not leave the hospital
 ├── BadReplyError        a hospital's reply fails the coordinator's checks; it is dropped by name
 ├── QuorumError          too few hospitals answered
+├── ServiceError         a supervised program, or what it needs, is not as it must be
 └── CheckpointError      a run folder cannot be resumed or evaluated
 """
 
@@ -18,6 +21,19 @@ class OneSliceError(Exception):
 
 class SettingsError(OneSliceError):
     """A plan, scenario or site file has an unknown key or an impossible value."""
+
+
+class VersionError(SettingsError):
+    """The coordinator and the hospital run different versions; the text names nothing but these.
+
+    Attributes:
+        protocol: the one that the coordinator speaks, so that it can read the answer.
+    """
+
+    def __init__(self, text: str, protocol: int) -> None:
+        """Keeps both."""
+        super().__init__(text)
+        self.protocol = protocol
 
 
 class BadScanError(OneSliceError):
@@ -32,6 +48,10 @@ class StoreError(OneSliceError):
     """A hospital's store cannot be read or written."""
 
 
+class DiskFullError(StoreError):
+    """The disk under a hospital's store is full."""
+
+
 class EgressError(OneSliceError):
     """An outgoing message holds something that may not leave the hospital."""
 
@@ -41,7 +61,16 @@ class BadReplyError(OneSliceError):
 
 
 class QuorumError(OneSliceError):
-    """Too few hospitals answered for the round to count."""
+    """Too few hospitals answered for the round to count; `missing` names those that did not."""
+
+    def __init__(self, text: str, missing: tuple[str, ...] = ()) -> None:
+        """`missing`: the hospitals whose answer would have counted, as far as they are known."""
+        super().__init__(text)
+        self.missing = missing
+
+
+class ServiceError(OneSliceError):
+    """A supervised program, or what it needs (a port, a certificate), is not as it must be."""
 
 
 class CheckpointError(OneSliceError):

@@ -42,7 +42,7 @@ def content_to_request_bytes(content: RecordDict) -> bytes:
     """What a hospital's `answer` takes, from a message's content.
 
     Raises:
-        SettingsError: it is no request of this protocol, or a value is out of range.
+        SettingsError: it is no request, or a value is out of range.
     """
     try:
         config = content.config_records[CONFIG]

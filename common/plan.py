@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.privacy import Privacy
 from common.random_streams import stream_seed
 from common.scans import AXIS_OF_PLANE, Modality, Plane
 from common.settings_file import Settings
+from common.strategy import StrategySettings
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
@@ -180,28 +182,21 @@ class Replay(Settings):
     share: Share = 0.5
 
 
-class StrategySettings(Settings):
-    """How the server combines the hospitals' models, by the name of Flower's class."""
-
-    name: Literal["FedAvg", "FedProx", "FedAdam", "FedMedian", "FedTrimmedAvg", "Krum"] = "FedAvg"
-    proximal_mu: float = Field(default=0.01, ge=0)
-    server_learning_rate: float = Field(default=0.01, gt=0)
-    trimmed_share: float = Field(default=0.25, gt=0, lt=0.5)
-    num_malicious: int = Field(default=0, ge=0)
-
-
 class Limits(Settings):
     """Who must be there and how long the server waits.
 
     `hospitals`: how many are expected before round 1. `quorum`: the fewest usable replies for a
     round to count. `deadline_s`: the longest a round waits for replies; after a killed client
     process Flower needs about 60 s to notice, so keep it well above 90 in a deployment.
+    `patience_s`: for how long the server goes on asking when a quorum did not join or answer,
+    before it gives up; 0 in a simulation, hours in a deployment.
     """
 
     hospitals: int = Field(ge=1, le=10_000)
     quorum: int = Field(default=1, ge=1)
     deadline_s: float = Field(default=3600, gt=0)
     join_deadline_s: float = Field(default=600, gt=0)
+    patience_s: float = Field(default=0, ge=0)
 
 
 class FederationPlan(Settings):
@@ -220,6 +215,7 @@ class FederationPlan(Settings):
     correspondence: Correspondence = Correspondence()
     replay: Replay = Replay()
     strategy: StrategySettings = StrategySettings()
+    privacy: Privacy = Privacy()
     limits: Limits
 
     @model_validator(mode="after")
@@ -227,6 +223,7 @@ class FederationPlan(Settings):
         _check_labels(self)
         _check_patch(self)
         _check_strategy(self.strategy, self.limits)
+        _check_privacy(self)
         _check_self_learning(self)
         return self
 
@@ -251,7 +248,9 @@ class FederationPlan(Settings):
 
     def strategy_of_round(self, round_number: int) -> StrategySettings:
         """How a round's models are combined; self-learning takes the plain mean whatever is set."""
-        return StrategySettings() if self.is_self_learning(round_number) else self.strategy
+        if self.is_self_learning(round_number):
+            return StrategySettings(weighing=self.strategy.weighing)
+        return self.strategy
 
     def stage_of_round(self, round_number: int) -> int:
         """The stage (index into `tasks`) of round 1, 2, ...; 0 for those of the self-learning."""
@@ -341,14 +340,28 @@ def _check_strategy(strategy: StrategySettings, limits: Limits) -> None:
     expected = limits.hospitals
     if limits.quorum > expected:
         raise ValueError(f"quorum {limits.quorum} is more than the {expected} hospitals expected")
-    fewest = max(limits.quorum, 1)
-    if strategy.name == "Krum" and fewest < 2 * strategy.num_malicious + 3:
-        raise ValueError(
-            f"Krum with num_malicious = {strategy.num_malicious} needs at least "
-            f"{2 * strategy.num_malicious + 3} replies; limits.quorum is {limits.quorum}"
-        )
-    if strategy.name == "FedTrimmedAvg" and int(strategy.trimmed_share * fewest) < 1:
+    if strategy.name == "FedTrimmedAvg" and int(strategy.trimmed_share * limits.quorum) < 1:
         raise ValueError(
             f"trimmed_share {strategy.trimmed_share} of a quorum of {limits.quorum} cuts nobody; "
             "raise one of them or use FedAvg"
+        )
+    if limits.quorum < strategy.fewest_models:
+        raise ValueError(
+            f"{strategy.name} with num_malicious = {strategy.num_malicious} needs at least "
+            f"{strategy.fewest_models} replies; limits.quorum is {limits.quorum}"
+        )
+
+
+def _check_privacy(plan: FederationPlan) -> None:
+    if not plan.privacy.adds_noise:
+        return
+    if plan.strategy.name not in ("FedAvg", "FedProx"):
+        raise ValueError(
+            f"noise is measured for a mean in which every hospital weighs the same: with "
+            f"privacy.noise_multiplier use FedAvg or FedProx, not {plan.strategy.name}"
+        )
+    if plan.propagation.segmenter_from is not None:
+        raise ValueError(
+            "propagation.segmenter_from needs the hospitals' scores at every hospital, and no "
+            "noise covers those: leave it out, or privacy.noise_multiplier"
         )

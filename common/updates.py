@@ -16,8 +16,8 @@ from safetensors.numpy import load, save
 from common.errors import BadReplyError, SettingsError
 from common.plan import FederationPlan, LabelName, Name, Share
 from common.settings_file import Settings, parse_settings
+from common.version import PROTOCOL, SOFTWARE, check_same_version
 
-PROTOCOL = 2
 Arrays = dict[str, np.ndarray]
 CORRESPONDENCE = "correspondence"
 Count = Annotated[int, Field(ge=0)]
@@ -56,6 +56,7 @@ class RoundRequest(Settings):
 
     action: Action
     protocol: int = PROTOCOL
+    software: str = Field(default=SOFTWARE, max_length=64)
     plan: FederationPlan
     round: Count
     proximal_mu: float = Field(default=0.0, ge=0)
@@ -121,34 +122,47 @@ def decode_request(data: bytes) -> tuple[RoundRequest, Arrays]:
     """The request in the bytes; every value was checked against the plan's ranges.
 
     Raises:
-        SettingsError: it is no request of this protocol, or a value is out of range.
+        VersionError: the coordinator runs another version of OneSlice.
+        SettingsError: it is no request, or a value is out of range.
     """
     try:
         arrays, text = _unpack(data)
         values = json.loads(text)
     except UNREADABLE as error:
         raise SettingsError(f"expected a request in safetensors, got {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"expected a request, got {type(values).__name__}")
+    # Looked at first: a request of another version may have other keys.
+    check_same_version(values.get("software"), values.get("protocol"))
     return check_request(values), arrays
 
 
+def action_of(data: bytes) -> str | None:
+    """The action that a request names, its tensors left alone; None if it names none."""
+    try:
+        action = json.loads(_text_of(data))["action"]
+    except UNREADABLE:
+        return None
+    return action if isinstance(action, str) else None
+
+
 def check_request(values: object) -> RoundRequest:
-    """The request in values read from JSON.
+    """The request in values read from JSON, whichever version it names.
 
     Raises:
-        SettingsError: it is no request of this protocol, or a value is out of range.
+        SettingsError: it is no request, or a value is out of range.
     """
-    came = values.get("protocol") if isinstance(values, dict) else None
-    if came != PROTOCOL:
-        raise SettingsError(
-            f"the coordinator speaks protocol {came!r}, this hospital {PROTOCOL}: "
-            "install the same version of OneSlice on both sides"
-        )
     return parse_settings(RoundRequest, values, "request")
 
 
 def encode_update(update: LocalUpdate) -> bytes:
     """The reply as bytes."""
     return _pack(update.arrays, update.note.model_dump_json())
+
+
+def encode_refusal(note: Note) -> bytes:
+    """A failure's note in the few keys that every protocol has, for a reader of another one."""
+    return _pack({}, note.model_dump_json(include={"hospital", "outcome", "reason", "protocol"}))
 
 
 def decode_update(data: bytes) -> LocalUpdate:
@@ -228,8 +242,13 @@ def _pack(arrays: Arrays, text: str) -> bytes:
 
 def _unpack(data: bytes) -> tuple[Arrays, str]:
     arrays: Arrays = load(data)
+    return arrays, _text_of(data)
+
+
+def _text_of(data: bytes) -> str:
     # safetensors reads the header's text only from files, so it is taken from the bytes here:
-    # eight bytes of length, then JSON, which `load` has found to be sound.
+    # eight bytes of length, then JSON.
     length = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    return arrays, header["__metadata__"]["json"]
+    text: str = header["__metadata__"]["json"]
+    return text

@@ -5,7 +5,7 @@ Flower's `send_and_receive` sleeps 3 s between looks and gives no account of who
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -21,11 +21,26 @@ FIRST_LOOK_S, LONGEST_PAUSE_S = 0.005, 1.0
 # The longest that the others wait for a newcomer's greeting; Flower's own floor for it is 7 s, and
 # after a killed process it needs about 60 s to notice.
 GREETING_S = 60.0
+NUM_PAUSES_AFTER_REFUSAL = 30
 
 
-def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int, Message]:
-    """Sends the messages; the replies by node id, those that came within the deadline."""
+def nobody_told(_: object) -> None:
+    """Nobody wants to know."""
+
+
+def ask(
+    grid: Grid,
+    messages: Iterable[Message],
+    deadline_s: float,
+    on_waiting: Callable[[set[int]], None] = nobody_told,
+) -> dict[int, Message]:
+    """Sends the messages; the replies by node id, those that came within the deadline.
+
+    `on_waiting` is told of the nodes whose reply is still to come, first and at each change.
+    """
     sent = list(messages)
+    told = {message.metadata.dst_node_id for message in sent}
+    on_waiting(told)
     node_of = {
         message_id: message.metadata.dst_node_id
         for message_id, message in zip(grid.push_messages(sent), sent, strict=True)
@@ -37,6 +52,9 @@ def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int,
         for reply in grid.pull_messages(waiting) if waiting else ():
             # SuperLink answers for a dead node as node 1, so the sender is looked up by request.
             replies[node_of[reply.metadata.reply_to_message_id]] = reply
+        if (missing := set(node_of.values()) - replies.keys()) != told:
+            told = missing
+            on_waiting(missing)
         left_s = until - time.monotonic()
         if len(replies) == len(node_of) or left_s <= 0:
             return replies
@@ -45,11 +63,16 @@ def ask(grid: Grid, messages: Iterable[Message], deadline_s: float) -> dict[int,
 
 
 def greet(
-    grid: Grid, plan: FederationPlan, known: dict[int, str], deadline_s: float
+    grid: Grid,
+    plan: FederationPlan,
+    known: dict[int, str],
+    deadline_s: float,
+    on_refusal: Callable[[str], None] = nobody_told,
 ) -> dict[int, str]:
     """The names of all nodes online, after asking those that are not in `known`.
 
-    A node that does not answer, refuses the plan, or takes a name that is already in use stays out.
+    A node that does not answer, refuses the plan, or takes a name that is already in use stays out;
+    `on_refusal` is told why, in a sentence.
     """
     online = set(grid.get_node_ids())
     names = {node: name for node, name in known.items() if node in online}
@@ -63,6 +86,7 @@ def greet(
             names[node] = _name_of(reply, set(names.values()))
         except BadReplyError as error:
             log.warning("node %d stays out: %s", node, error)
+            on_refusal(str(error))
     return names
 
 
@@ -82,27 +106,48 @@ def _name_of(reply: Message, taken: set[str]) -> str:
     return note.hospital
 
 
-def wait_for_hospitals(grid: Grid, plan: FederationPlan) -> dict[int, str]:
+def wait_for_hospitals(
+    grid: Grid, plan: FederationPlan, on_look: Callable[[str], None] = nobody_told
+) -> dict[int, str]:
     """The expected hospitals by node id, as soon as all are there; at the deadline, a quorum.
+
+    `on_look` is told after every look who is there and why others stay out, in a sentence.
 
     Raises:
         QuorumError: fewer than the quorum came.
     """
     names: dict[int, str] = {}
-    until = time.monotonic() + plan.limits.join_deadline_s
+    refusals: list[str] = []
+    pause_s, until = LONGEST_PAUSE_S, time.monotonic() + plan.limits.join_deadline_s
     while True:
         left_s = max(0.0, until - time.monotonic())
-        names = greet(grid, plan, names, min(left_s, GREETING_S))
+        on_look(_who_is_there(plan, names, refusals))
+        refusals.clear()
+        names = greet(grid, plan, names, min(left_s, GREETING_S), refusals.append)
         if len(names) >= plan.limits.hospitals:
             return names
         if time.monotonic() >= until:
             break
-        time.sleep(min(LONGEST_PAUSE_S, max(0.0, until - time.monotonic())))
+        # A hospital may take days to approve, and each greeting starts a process there.
+        longest_s = NUM_PAUSES_AFTER_REFUSAL * LONGEST_PAUSE_S
+        pause_s = min(2 * pause_s, longest_s) if refusals else LONGEST_PAUSE_S
+        time.sleep(min(pause_s, max(0.0, until - time.monotonic())))
     if len(names) < plan.limits.quorum:
         raise QuorumError(
             f"expected {plan.limits.hospitals} hospitals (at least {plan.limits.quorum}), "
             f"{len(names)} joined within {plan.limits.join_deadline_s:g} s: "
-            f"{sorted(names.values())}; see the log for those that stayed out, check that the "
-            "hospitals' workers run the same version, and start again"
+            f"{sorted(names.values())}{who_stays_out(refusals)}; check that the other hospitals' "
+            "services run and that their people approved this plan, and start again"
         )
     return names
+
+
+def _who_is_there(plan: FederationPlan, names: dict[int, str], refusals: list[str]) -> str:
+    there = ", ".join(sorted(names.values())) or "none"
+    there += who_stays_out(refusals)
+    return f"{len(names)} of {plan.limits.hospitals} hospitals are there: {there}"
+
+
+def who_stays_out(refusals: list[str]) -> str:
+    """The end of a sentence: why nodes stay out; empty if none does."""
+    return f"; stays out: {'; '.join(sorted(refusals))}" if refusals else ""

@@ -94,6 +94,21 @@ class Communication(Settings):
     bytes_down_per_site_round: float
 
 
+class PrivacySpent(Settings):
+    """What one hospital is protected by, against those who see the shared models.
+
+    `epsilon_of_one` is what a single noisy mean spends, `epsilon` what all `noisy_means` have; both
+    hold at `delta`. None: no noise, so no promise.
+    """
+
+    clipping_norm: float
+    noise_multiplier: float
+    delta: float
+    noisy_means: int
+    epsilon_of_one: float | None
+    epsilon: float | None
+
+
 class Seconds(Settings):
     """Where the time went; `train` and `propagate` are sums over hospitals."""
 
@@ -121,6 +136,7 @@ class Report(Settings):
     propagation: PropagationScores | None
     annotation: Annotation
     communication: Communication
+    privacy: PrivacySpent | None = None
     time_s: Seconds
 
 
@@ -179,6 +195,22 @@ def communication(state: RoundState) -> Communication:
     )
 
 
+def privacy_spent(plan: FederationPlan, state: RoundState) -> PrivacySpent | None:
+    """What the rounds so far have spent; None for a plan that does not even clip."""
+    settings = plan.privacy
+    if settings.clipping_norm is None:
+        return None
+    spent = [record.epsilon for record in state.history if record.epsilon is not None]
+    return PrivacySpent(
+        clipping_norm=settings.clipping_norm,
+        noise_multiplier=settings.noise_multiplier,
+        delta=settings.delta,
+        noisy_means=state.num_noisy_means,
+        epsilon_of_one=spent[0] if spent else None,
+        epsilon=spent[-1] if spent else None,
+    )
+
+
 def seconds_spent(state: RoundState, extra_s: float, *, in_turn: bool) -> Seconds:
     """Where the time of all rounds went, plus `extra_s` outside them.
 
@@ -216,6 +248,7 @@ def federation_report(plan: FederationPlan, state: RoundState) -> Report:
         propagation=None,
         annotation=Annotation(slices=painted, fraction_of_slices=None, rounds=1, minutes=None),
         communication=communication(state),
+        privacy=privacy_spent(plan, state),
         time_s=seconds_spent(state, 0.0, in_turn=False),
     )
 

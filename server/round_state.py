@@ -23,13 +23,16 @@ class RoundRecord(Settings):
     """What one round was: the hospitals' numbers, who was dropped, bytes and seconds.
 
     `notes` are those of all hospitals that answered within the deadline and passed the checks;
-    `averaged` names those whose models went into the mean.
+    `averaged` names those whose models went into the mean, `update_norms` how far each of them had
+    moved (L2, before any clipping). `epsilon` is what the noisy means up to this one have spent.
     """
 
     round: int = Field(ge=0)
     stage: int = Field(ge=0)
     notes: tuple[Note, ...] = ()
     averaged: tuple[str, ...] = ()
+    update_norms: dict[str, float] = {}
+    epsilon: float | None = None
     dropped: tuple[Dropped, ...] = ()
     bytes_down: int = 0
     bytes_up: dict[str, int] = {}
@@ -72,6 +75,11 @@ class RoundState:
     strategy_arrays: Arrays
     history: tuple[RoundRecord, ...]
     closing: RoundRecord | None = None
+
+    @property
+    def num_noisy_means(self) -> int:
+        """How many of the rounds gave out a mean with noise."""
+        return sum(record.epsilon is not None for record in self.history)
 
     @property
     def hospitals(self) -> set[str]:

@@ -5,15 +5,19 @@ Flower's `Strategy.start` cannot resume, so the loop is ours, over the strategy'
 lose a round.
 """
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from common.clipping import update_norm
 from common.errors import BadReplyError, QuorumError
 from common.messages import ARRAYS, arrays_to_record, content_to_update, request_to_config
 from common.plan import FederationPlan
@@ -25,24 +29,51 @@ from common.updates import (
     RoundRequest,
     trained_in,
 )
-from server.asking import GREETING_S, ask, greet, wait_for_hospitals
+from server.asking import GREETING_S, ask, greet, wait_for_hospitals, who_stays_out
 from server.checkpoints import load_state, save_state
+from server.private_mean import spent_epsilon
+from server.progress import OnProgress, Step, unheard
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.strategy import (
     average,
     build_strategy,
     check_update,
-    fewest_models,
     restore_strategy,
     strategy_arrays,
 )
 
 Answers = dict[str, tuple[Message, LocalUpdate]]
 OnRound = Callable[[RoundState], None]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+# Between two tries of a round that had no quorum.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
+DOING: dict[Action, str] = {"train": "hospitals train", "score": "hospitals score the models"}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What every round of a federation needs.
+
+    Attributes:
+        grid: Flower's connection to the hospitals.
+        plan: What to do.
+        strategy: The plan's strategy, with the moments of the rounds before.
+        on_progress: Told of every step.
+    """
+
+    grid: Grid
+    plan: FederationPlan
+    strategy: FedAvg
+    on_progress: OnProgress = unheard
 
 
 def run_federation(
-    grid: Grid, plan: FederationPlan, checkpoints: Path, on_round: OnRound
+    grid: Grid,
+    plan: FederationPlan,
+    checkpoints: Path,
+    on_round: OnRound,
+    on_progress: OnProgress = unheard,
 ) -> RoundState:
     """Runs all rounds that are still to do, then has the final models scored.
 
@@ -51,26 +82,84 @@ def run_federation(
         plan: what to do.
         checkpoints: where rounds are saved and resumed from.
         on_round: called with the saved state after every round and after the closing scores.
+        on_progress: called with every step in between.
 
     Raises:
-        QuorumError: too few hospitals joined, or too few answers of a round counted.
+        QuorumError: too few hospitals joined, or too few answers of a round counted, and the
+            plan's patience is over.
         CheckpointError: a round cannot be saved or resumed.
+        SettingsError: the plan wants noise, and what reckons its epsilon is not installed.
     """
     state = load_state(checkpoints, plan) or first_state(plan)
     if state.closing is not None:
+        on_progress(Step("finished", state.round))
         return state
+    spent_epsilon(plan.privacy, 0)  # before anybody is asked: it must be able to reckon
     strategy = build_strategy(plan.strategy)
     restore_strategy(strategy, state.strategy_arrays)
-    hospitals = wait_for_hospitals(grid, plan)
+    federation = Federation(grid, plan, strategy, on_progress)
+    hospitals = with_patience(federation, state.round, lambda: _wait(federation, state.round))
     while state.round < plan.num_rounds:
-        hospitals = greet(grid, plan, hospitals, GREETING_S)
-        state = run_round(grid, plan, strategy, state, hospitals)
+        hospitals, state = with_patience(
+            federation,
+            state.round + 1,
+            partial(_greet_and_run_round, federation, state, hospitals),
+        )
         save_state(checkpoints, state, plan)
         on_round(state)
-    state = replace(state, closing=score_models(grid, plan, strategy, state, hospitals))
+    state = replace(state, closing=score_models(federation, state, hospitals))
     save_state(checkpoints, state, plan)
     on_round(state)
+    on_progress(Step("finished", state.round))
     return state
+
+
+def with_patience(federation: Federation, number: int, attempt: Callable[[], T]) -> T:
+    """What `attempt` returns, tried again while the plan's patience with a lost quorum lasts.
+
+    Raises:
+        QuorumError: the last try's, once the patience is over.
+    """
+    pause_s = FIRST_PAUSE_S
+    until: float | None = None
+    while True:
+        try:
+            return attempt()
+        except QuorumError as error:
+            until = until or time.monotonic() + federation.plan.limits.patience_s
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise
+            log.warning("tried again in %.0f s: %s", min(pause_s, left_s), error)
+            federation.on_progress(Step("waiting", number, error.missing, f"tries again: {error}"))
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _wait(federation: Federation, number: int) -> dict[int, str]:
+    return wait_for_hospitals(
+        federation.grid,
+        federation.plan,
+        lambda sentence: federation.on_progress(Step("waiting", number, (), sentence)),
+    )
+
+
+def _greet_and_run_round(
+    federation: Federation, state: RoundState, hospitals: dict[int, str]
+) -> tuple[dict[int, str], RoundState]:
+    """The hospitals that are online now, and the next state.
+
+    A lost quorum leaves the strategy as it was: the same round may be asked again, and a hospital
+    that has answered it returns the reply that it stored.
+    """
+    refusals: list[str] = []
+    there = greet(federation.grid, federation.plan, hospitals, GREETING_S, refusals.append)
+
+    def tell(step: Step) -> None:
+        sentence = step.sentence + who_stays_out(refusals)
+        federation.on_progress(replace(step, sentence=sentence))
+
+    return there, run_round(replace(federation, on_progress=tell), state, there)
 
 
 def first_state(plan: FederationPlan) -> RoundState:
@@ -86,61 +175,69 @@ def first_state(plan: FederationPlan) -> RoundState:
     return RoundState(0, arrays, {}, ())
 
 
-def run_round(
-    grid: Grid,
-    plan: FederationPlan,
-    strategy: FedAvg,
-    state: RoundState,
-    hospitals: dict[int, str],
-) -> RoundState:
-    """One round: ask all, check the answers, average those that hold."""
+def run_round(federation: Federation, state: RoundState, hospitals: dict[int, str]) -> RoundState:
+    """One round: ask all, check the answers, average those that hold.
+
+    Raises:
+        QuorumError: too few answers counted.
+    """
+    plan, strategy = federation.plan, federation.strategy
     number = state.round + 1
     if plan.is_self_learning(number):
         # The plan's own strategy keeps moments; it must meet the tensors of the stream only.
         strategy = build_strategy(plan.strategy_of_round(number))
-    record, answers = _ask_round(grid, plan, strategy, state, hospitals, "train")
+        federation = replace(federation, strategy=strategy)
+    record, answers = _ask_round(federation, state, hospitals, "train")
     trained = sorted(name for name, (_, update) in answers.items() if update.note.num_examples > 0)
     _require_quorum(plan, record, len(answers), len(trained))
+    federation.on_progress(Step("averaging", number))
     started = time.perf_counter()
     # FedAdam corrects for how young its moments are, so it counts its own rounds.
     own_round = number - plan.correspondence.rounds
-    mean = average(strategy, answers, trained_in(plan, number, state.arrays), own_round)
+    before = trained_in(plan, number, state.arrays)
+    weighing = plan.strategy_of_round(number).weighing
+    norms = {name: update_norm(answers[name][1].arrays, before) for name in trained}
+    mean = average(strategy, answers, before, own_round, weighing=weighing, privacy=plan.privacy)
     arrays = {**state.arrays, **mean}
-    seconds = {**record.seconds, "aggregate": time.perf_counter() - started}
-    record = record.model_copy(update={"averaged": tuple(trained), "seconds": seconds})
+    measured = {
+        "averaged": tuple(trained),
+        "update_norms": norms,
+        "epsilon": spent_epsilon(plan.privacy, state.num_noisy_means + 1),
+        "seconds": {**record.seconds, "aggregate": time.perf_counter() - started},
+    }
+    record = record.model_copy(update=measured)
     return RoundState(number, arrays, strategy_arrays(strategy), (*state.history, record))
 
 
 def score_models(
-    grid: Grid,
-    plan: FederationPlan,
-    strategy: FedAvg,
-    state: RoundState,
-    hospitals: dict[int, str],
+    federation: Federation, state: RoundState, hospitals: dict[int, str]
 ) -> RoundRecord:
     """How the hospitals score the models as they are; nobody trains."""
-    record, _ = _ask_round(grid, plan, strategy, state, hospitals, "score")
+    record, _ = _ask_round(federation, state, hospitals, "score")
     return record
 
 
 def _ask_round(
-    grid: Grid,
-    plan: FederationPlan,
-    strategy: FedAvg,
-    state: RoundState,
-    hospitals: dict[int, str],
-    action: Action,
+    federation: Federation, state: RoundState, hospitals: dict[int, str], action: Action
 ) -> tuple[RoundRecord, Answers]:
+    plan = federation.plan
     number = state.round + (action == "train")
     held_back = state.history[-1].held_back_dice if state.history else {}
+    if plan.privacy.adds_noise:
+        held_back = {}  # no noise covers scores, so none travel from one hospital to another
     request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)
     trained, sent = trained_in(plan, number, state.arrays), _sent_down(plan, state, action)
-    messages = _make_messages(grid, strategy, request, trained, sent)
+    messages = _make_messages(federation, request, trained, sent)
     asked = [message for message in messages if message.metadata.dst_node_id in hospitals]
+
+    def tell(waiting: set[int]) -> None:
+        names = tuple(sorted(hospitals[node] for node in waiting))
+        federation.on_progress(Step("asking", number, names, DOING[action]))
+
     started = time.perf_counter()
-    replies = ask(grid, asked, plan.limits.deadline_s)
+    replies = ask(federation.grid, asked, plan.limits.deadline_s, tell)
     waited_s = time.perf_counter() - started
-    answers, dropped = _sort_out(hospitals, replies, trained, number)
+    answers, dropped = _sort_out(hospitals, replies, trained, request)
     dropped += [
         _drop(name, "offline", "was not online when the round began")
         for name in state.hospitals - set(hospitals.values())
@@ -168,11 +265,12 @@ def _sent_down(plan: FederationPlan, state: RoundState, action: Action) -> Array
 
 
 def _make_messages(
-    grid: Grid, strategy: FedAvg, request: RoundRequest, trained: Arrays, sent: Arrays
+    federation: Federation, request: RoundRequest, trained: Arrays, sent: Arrays
 ) -> list[Message]:
     """One message per node with the tensors `sent`; the strategy sees only those that come back."""
     config: ConfigRecord = request_to_config(request)
     record = arrays_to_record(trained)
+    grid, strategy = federation.grid, federation.strategy
     messages = list(strategy.configure_train(request.round, record, config, grid))
     if sent.keys() != trained.keys():
         everything = arrays_to_record(sent)
@@ -182,11 +280,12 @@ def _make_messages(
 
 
 def _sort_out(
-    hospitals: dict[int, str], replies: dict[int, Message], expected: Arrays, number: int
+    hospitals: dict[int, str], replies: dict[int, Message], expected: Arrays, request: RoundRequest
 ) -> tuple[Answers, list[Dropped]]:
     """The answers that count, by hospital, and the hospitals whose answer does not."""
     answers: Answers = {}
     dropped = []
+    clips = request.plan.privacy.clipping_norm is not None
     for node, hospital in hospitals.items():
         reply = replies.get(node)
         if reply is None:
@@ -201,7 +300,7 @@ def _sort_out(
                 if update.note.outcome == "failed":
                     dropped.append(_drop(hospital, "failed", update.note.reason))
                     continue
-                check_update(update, hospital, expected, number)
+                check_update(update, hospital, expected, request.round, must_move=clips)
                 answers[hospital] = (reply, update)
             except BadReplyError as error:
                 dropped.append(_drop(hospital, "bad_reply", str(error)))
@@ -216,7 +315,7 @@ def _require_quorum(
     plan: FederationPlan, record: RoundRecord, num_answers: int, num_models: int
 ) -> None:
     strategy = plan.strategy_of_round(record.round)
-    needed = fewest_models(strategy)
+    needed = strategy.fewest_models
     if num_answers >= plan.limits.quorum and num_models >= needed:
         return
     reasons = [f"{one.hospital}: {one.reason}" for one in record.dropped]
@@ -225,5 +324,6 @@ def _require_quorum(
     raise QuorumError(
         f"round {record.round}: {num_answers} answers and {num_models} models counted, needed are "
         f"{plan.limits.quorum} answers and {needed} models for {strategy.name} ({why}); "
-        "the rounds before are saved: run the same command again when the hospitals are back"
+        "the rounds before are saved: run the same command again when the hospitals are back",
+        missing=tuple(one.hospital for one in record.dropped),
     )

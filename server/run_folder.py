@@ -1,5 +1,8 @@
 """Where a federation's run keeps what it leaves behind."""
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +15,15 @@ from common.settings_file import read_settings
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths below one run's folder."""
+    """The paths below one run's folder.
+
+    Attributes:
+        path: The folder.
+        tracking: MLflow's database elsewhere, `sqlite:///...`; empty: one in this folder.
+    """
 
     path: Path
+    tracking: str = ""
 
     @property
     def plan_file(self) -> Path:
@@ -27,8 +36,20 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def progress_file(self) -> Path:
+        """What the server that works on the run does now."""
+        return self.path / "progress.json"
+
+    @property
+    def server_log(self) -> Path:
+        """What the servers that worked on the run had to say."""
+        return self.path / "server.log"
+
+    @property
     def tracking_database(self) -> Path:
         """MLflow's database, an SQLite file."""
+        if self.tracking:
+            return Path(self.tracking.removeprefix("sqlite:///"))
         return self.path / "mlflow.db"
 
     @property
@@ -50,6 +71,24 @@ class RunFolder:
     def report_html(self) -> Path:
         """The report for people."""
         return self.path / "report.html"
+
+    @contextmanager
+    def only_server(self) -> Iterator[None]:
+        """Holds the run for this process: two servers would overwrite each other's rounds.
+
+        Raises:
+            CheckpointError: another server works on it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".server.lock").open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(
+                    f"expected to be the only server that works on {self.path}, another one does: "
+                    "let it work, or stop it first"
+                ) from None
+            yield
 
     def read_plan(self) -> FederationPlan:
         """The plan of the run.
@@ -76,10 +115,31 @@ class RunFolder:
             if kept != plan:
                 raise SettingsError(
                     f"{self.path} holds a run of another plan ({kept.federation}, this one is "
-                    f"{plan.federation}): give another --out, or remove that folder"
+                    f"{plan.federation}), different in {_differences(kept, plan)}: give this one "
+                    "another name or folder, or remove that folder"
                 )
             return
         text = tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True))
         unfinished = self.plan_file.with_suffix(".unfinished")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(self.plan_file)
+
+
+def _differences(kept: FederationPlan, plan: FederationPlan) -> str:
+    """The settings in which two plans differ, with both values, the first few of them."""
+    here, there = (_leaves(one.model_dump(mode="json")) for one in (kept, plan))
+    keys = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
+    told = [f"{key} ({here.get(key)} there, {there.get(key)} here)" for key in keys[:5]]
+    return ", ".join(told + [f"and {len(keys) - 5} more"] * (len(keys) > 5))
+
+
+def _leaves(values: object, name: str = "") -> dict[str, object]:
+    if isinstance(values, dict):
+        parts = {f"{name}.{key}" if name else str(key): value for key, value in values.items()}
+    elif isinstance(values, list):
+        parts = {f"{name}[{number}]": value for number, value in enumerate(values)}
+    else:
+        return {name: values}
+    return {
+        key: leaf for part, value in parts.items() for key, leaf in _leaves(value, part).items()
+    }

@@ -5,26 +5,31 @@ checked first and only clean copies reach it. FedMedian and FedTrimmedAvg empty 
 given; FedAdam answers in float64; the order of replies changes the last bits of a mean.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
+    Bulyan,
     FedAdam,
     FedAvg,
     FedMedian,
     FedProx,
     FedTrimmedAvg,
     Krum,
+    MultiKrum,
 )
 
+from common.clipping import update_norm
 from common.errors import BadReplyError
 from common.messages import ARRAYS, METRICS, WEIGHT, arrays_to_record, record_to_arrays
-from common.plan import StrategySettings
+from common.privacy import Privacy
+from common.strategy import StrategySettings, Weighing
 from common.updates import Arrays, LocalUpdate, check_arrays
+from server.private_mean import unguessable_noise, with_privacy
 
+NO_PRIVACY = Privacy()
 LARGEST_NUM_EXAMPLES = 1_000_000
 
 
@@ -35,19 +40,29 @@ def build_strategy(settings: StrategySettings) -> FedAvg:
     since Flower's own wait for a number of nodes has no end.
     """
     nodes: dict[str, Any] = {"min_train_nodes": 0, "min_available_nodes": 0}
+    strategy: FedAvg
     match settings.name:
         case "FedAvg":
-            return FedAvg(**nodes)
+            strategy = FedAvg(**nodes)
         case "FedProx":
-            return FedProx(**nodes, proximal_mu=settings.proximal_mu)
+            strategy = FedProx(**nodes, proximal_mu=settings.proximal_mu)
         case "FedAdam":
-            return FedAdam(**nodes, eta=settings.server_learning_rate)
+            strategy = FedAdam(**nodes, eta=settings.server_learning_rate)
         case "FedMedian":
-            return FedMedian(**nodes)
+            strategy = FedMedian(**nodes)
         case "FedTrimmedAvg":
-            return FedTrimmedAvg(**nodes, beta=settings.trimmed_share)
+            strategy = FedTrimmedAvg(**nodes, beta=settings.trimmed_share)
         case "Krum":
-            return Krum(**nodes, num_malicious_nodes=settings.num_malicious)
+            strategy = Krum(**nodes, num_malicious_nodes=settings.num_malicious)
+        case "MultiKrum":
+            selected = settings.num_selected
+            malicious = settings.num_malicious
+            strategy = MultiKrum(
+                **nodes, num_malicious_nodes=malicious, num_nodes_to_select=selected
+            )
+        case "Bulyan":
+            strategy = Bulyan(**nodes, num_malicious_nodes=settings.num_malicious)
+    return strategy
 
 
 def strategy_arrays(strategy: FedAvg) -> Arrays:
@@ -69,8 +84,17 @@ def restore_strategy(strategy: FedAvg, arrays: Arrays) -> None:
         strategy.v_t = _below("v_t/", arrays)
 
 
-def check_update(update: LocalUpdate, hospital: str, expected: Arrays, round_number: int) -> None:
+def check_update(
+    update: LocalUpdate,
+    hospital: str,
+    expected: Arrays,
+    round_number: int,
+    *,
+    must_move: bool = False,
+) -> None:
     """Refuses a reply that must not reach the strategy; `expected` is what the round trains.
+
+    `must_move`: a model that is the one sent out to the bit is refused, too.
 
     Raises:
         BadReplyError: it speaks for another hospital or round, its tensors are not those that were
@@ -88,19 +112,9 @@ def check_update(update: LocalUpdate, hospital: str, expected: Arrays, round_num
             raise BadReplyError("sent a model trained on no scan")
         return
     check_arrays(update.arrays, expected)
-
-
-def fewest_models(settings: StrategySettings) -> int:
-    """How many models the strategy needs to do what the plan says."""
-    match settings.name:
-        case "Krum":
-            return 2 * settings.num_malicious + 3
-        case "FedTrimmedAvg":
-            fewest = math.ceil(1 / settings.trimmed_share)
-            # 49 times the double nearest to 1/49 is less than 1, and Flower rounds down.
-            return fewest + (int(settings.trimmed_share * fewest) < 1)
-        case _:
-            return 1
+    # Flower's clipping divides by the length of the update.
+    if must_move and update_norm(update.arrays, expected) == 0:
+        raise BadReplyError("sent the model back as it was sent out: it learned nothing")
 
 
 def average(
@@ -108,36 +122,58 @@ def average(
     replies: Mapping[str, tuple[Message, LocalUpdate]],
     current: Arrays,
     round_number: int,
+    *,
+    weighing: Weighing = "scans",
+    privacy: Privacy = NO_PRIVACY,
 ) -> Arrays:
     """The strategy's mean of checked replies, in the dtypes of `current`.
 
     `replies` by hospital, each message with what was read from it; those without examples are left
-    out. Without any the model stays. The order of hospitals is that of their names.
+    out. Without any the model stays. The order of hospitals is that of their names. With noise all
+    weigh the same: it is measured for that.
     """
+    exact = privacy.clipping_norm is not None or isinstance(strategy, MultiKrum | Bulyan)
+    equal = weighing == "equal" or privacy.adds_noise
     clean = []
     for _, (message, update) in sorted(replies.items()):
         if update.note.num_examples > 0:
-            message.content = _clean_content(update)
+            weight = 1 if equal else update.note.num_examples
+            message.content = _clean_content(update.arrays, weight, exact=exact)
             clean.append(message)
     if not clean:
         return current
-    record, _ = strategy.aggregate_train(round_number, clean)
+    received = _to_record(current, exact=exact)
+    with unguessable_noise():
+        record, _ = with_privacy(strategy, privacy, received, len(clean)).aggregate_train(
+            round_number, clean
+        )
     if record is None:
         return current
     mean = record_to_arrays(record)
-    return {name: mean[name].astype(array.dtype) for name, array in current.items()}
+    return {
+        name: mean[name].astype(array.dtype).reshape(array.shape) for name, array in current.items()
+    }
 
 
-def _clean_content(update: LocalUpdate) -> RecordDict:
-    """Only the tensors and their weight: nothing else may reach the strategy.
+def _clean_content(arrays: Arrays, weight: int, *, exact: bool) -> RecordDict:
+    """Only the tensors and their weight: nothing else may reach the strategy."""
+    metrics = MetricRecord({WEIGHT: weight})
+    return RecordDict({ARRAYS: _to_record(arrays, exact=exact), METRICS: metrics})
 
-    A record holds bytes of its own, so a strategy that empties it leaves the update whole.
 
-    Krum compares models tensor by tensor in the order they come in, so they come in by name.
+def _to_record(arrays: Arrays, *, exact: bool) -> ArrayRecord:
+    """A record with bytes of its own, so a strategy that empties it leaves the arrays whole.
+
+    By name: Krum and clipping compare models tensor by tensor in the order they come in. `exact`:
+    in double precision. The distance of two models that are alike is less than the rounding of
+    Krum's sums of squares of their weights, and the square of an update may be beyond single
+    numbers at either end. And Flower's clipping, which multiplies in place, passes by numbers
+    without axes: they get one.
     """
-    by_name = dict(sorted(update.arrays.items()))
-    weight = MetricRecord({WEIGHT: update.note.num_examples})
-    return RecordDict({ARRAYS: arrays_to_record(by_name), METRICS: weight})
+    by_name = dict(sorted(arrays.items()))
+    if exact:
+        by_name = {name: np.atleast_1d(array).astype(np.float64) for name, array in by_name.items()}
+    return arrays_to_record(by_name)
 
 
 def _below(prefix: str, arrays: Arrays) -> Arrays:

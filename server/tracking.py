@@ -25,7 +25,10 @@ def round_metrics(record: RoundRecord) -> dict[str, float]:
         "hospitals/averaged": len(record.averaged),
         "hospitals/dropped": len(record.dropped),
         **{f"seconds/{what}": seconds for what, seconds in record.seconds.items()},
+        **{f"update_norm/{name}": norm for name, norm in record.update_norms.items()},
     }
+    if record.epsilon is not None:
+        metrics["epsilon"] = record.epsilon
     per_task: dict[str, list[float]] = {}
     for note in record.notes:
         if note.loss is not None:

@@ -20,6 +20,9 @@ from common.plan import FederationPlan
 from common.scans import SliceRef
 from common.settings_file import parse_settings
 from server.rounds import run_federation
+from simulations.bench_hospitals import COUNTS, run_hospitals
+from simulations.bench_poisoning import run_poisoning
+from simulations.bench_privacy import run_privacy
 from simulations.bench_speed import time_scans, time_volumes
 from simulations.interactive import InteractiveSettings, run_interactive
 from simulations.interactive_table import to_json, to_text
@@ -138,6 +141,37 @@ def speed(data: Data, out: Out = Path("runs/bench")) -> None:
         )
     time_scans(pairs)
     time_volumes()
+
+
+@app.command()
+def poisoning(
+    data: Annotated[Path | None, typer.Option(help="The hippocampus; without: phantoms.")] = None,
+    out: Out = Path("runs/bench"),
+    seed: Annotated[int, typer.Option(help="Of dealing, slices, weights and batches.")] = 0,
+    attacks: Annotated[str, typer.Option(help="Only attacks whose name holds this.")] = "",
+    arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
+) -> None:
+    """One of five hospitals spoils its model: what each strategy makes of that."""
+    run_poisoning(data, out, seed, attacks, arms)
+
+
+@app.command()
+def privacy(
+    data: Annotated[Path | None, typer.Option(help="The hippocampus; without: phantoms.")] = None,
+    out: Out = Path("runs/bench"),
+    seed: Annotated[int, typer.Option(help="Of dealing, slices, weights and batches.")] = 0,
+) -> None:
+    """What differential privacy of a hospital costs: noise, epsilon, Dice."""
+    run_privacy(data, out, seed)
+
+
+@app.command()
+def hospitals(
+    out: Out = Path("runs/bench"),
+    most: Annotated[int, typer.Option(help="The largest number of hospitals.")] = COUNTS[-1],
+) -> None:
+    """How the server's time and memory grow with the number of hospitals."""
+    run_hospitals(out, tuple(count for count in COUNTS if count <= most))
 
 
 @app.command()

@@ -16,13 +16,14 @@ from client.local_round import Hospital, answer
 from client.store.store import open_store
 from common.errors import CheckpointError
 from common.plan import FederationPlan
-from common.updates import LocalUpdate, decode_request, decode_update, encode_update
-from server.app import QUIET, make_server_app
+from common.quiet import QUIET
+from server.app import make_server_app
 from server.checkpoints import load_state
 from server.round_state import RoundState
 from server.rounds import OnRound
 from server.run_folder import RunFolder
-from simulations.local_grid import LocalGrid, NoAnswer
+from simulations.faults import annotator_of, misbehave
+from simulations.local_grid import LocalGrid
 from simulations.scenario import Fault
 
 Engine = Literal["in-process", "ray"]
@@ -76,33 +77,12 @@ def _answer_by_partition(federation: SimulatedFederation) -> Callable[[NodeConfi
 
     def answer_of(node_config: NodeConfig) -> Answer:
         name = names[int(node_config["partition-id"])]
-        hospital = Hospital(open_store(stores[name]), annotator=annotator)
+        painter = annotator_of(name, faults, annotator) if annotator is not None else None
+        hospital = Hospital(open_store(stores[name]), annotator=painter)
         mine = [fault for fault in faults if fault.site == name]
-        return lambda request: _misbehave(mine, request, answer(hospital, request))
+        return lambda request: misbehave(mine, request, answer(hospital, request))
 
     return answer_of
-
-
-def _misbehave(faults: list[Fault], request: bytes, reply: bytes) -> bytes:
-    """The reply as a hospital with these faults would send it."""
-    asked, _ = decode_request(request)
-    if asked.action != "train":
-        return reply
-    for fault in faults:
-        if not fault.rounds or asked.round in fault.rounds:
-            reply = _spoil(fault, decode_update(reply))
-    return reply
-
-
-def _spoil(fault: Fault, update: LocalUpdate) -> bytes:
-    if fault.kind == "silent":
-        raise NoAnswer
-    if fault.kind == "raises":
-        raise RuntimeError("a simulated failure")
-    arrays = dict(update.arrays)
-    name = next(iter(arrays))
-    arrays[name] = arrays[name] * float("nan") if fault.kind == "nan" else arrays[name][None]
-    return encode_update(LocalUpdate(arrays, update.note))
 
 
 def _run_on_ray(server_app: object, client_app: object, num_nodes: int) -> None:

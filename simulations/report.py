@@ -25,6 +25,7 @@ from server.report import (
     Report,
     communication,
     installed_versions,
+    privacy_spent,
     seconds_spent,
     site_rows,
     write_report,
@@ -112,6 +113,7 @@ def build_report(results: RunResults, test: ScansToTestOn) -> Report:
         propagation=results.propagation,
         annotation=_annotation(results.stores, plan),
         communication=communication(state),
+        privacy=privacy_spent(scenario.plan, state),
         time_s=seconds_spent(state, results.extra_s, in_turn=in_turn),
     )
 

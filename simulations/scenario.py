@@ -61,11 +61,25 @@ class AnnotatorSettings(Settings):
 
 
 class Fault(Settings):
-    """A hospital that misbehaves in some rounds (all, if none are named)."""
+    """A hospital that misbehaves in some rounds (all, if none are named).
+
+    Sent in place of its own model: "nan", "shape"; nothing at all: "raises", "silent". To spoil the
+    shared model: "scaled" moves `factor` times as far as it trained, "claims" says it has a million
+    scans, "labels_swapped" paints every class as another, in all rounds.
+    """
 
     site: Name
-    kind: Literal["nan", "shape", "raises", "silent"]
+    kind: Literal["nan", "shape", "raises", "silent", "scaled", "claims", "labels_swapped"]
     rounds: tuple[int, ...] = ()
+    factor: float = -1.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Fault":
+        if self.kind == "labels_swapped" and self.rounds:
+            raise ValueError(
+                "labels_swapped holds in all rounds, what is painted stays: drop rounds"
+            )
+        return self
 
 
 class Scenario(Settings):

@@ -14,6 +14,7 @@ from common.errors import SettingsError
 from common.plan import FederationPlan, Task
 from common.random_streams import generator
 from simulations.annotator import SimulatedAnnotator
+from simulations.faults import annotator_of
 from simulations.progress import Progress, counted
 from simulations.scenario import Deal, Scenario
 
@@ -110,7 +111,8 @@ def fill_sites(
             names = dealt.training[task.name].get(site, [])
             _ingest_missing(store, dataset, names, task, on_case)
         check_label_dictionary(store, scenario.plan)
-        annotator = SimulatedAnnotator(scenario.plan, scenario.annotator)
+        painter = SimulatedAnnotator(scenario.plan, scenario.annotator)
+        annotator = annotator_of(site, scenario.faults, painter)
         for task in painted_beforehand(scenario.plan):
             paint_asked_slices(store, scenario.plan, task, annotator)
         stores[site] = store

@@ -23,6 +23,7 @@ KNOWS_THE_STAGES = {
     "round_material.py",
     "round_memory.py",
     "local_round.py",
+    "leak_probe.py",
     "self_learning.py",
     "own_correspondence.py",
     "label_engine.py",
@@ -32,6 +33,7 @@ KNOWS_THE_STAGES = {
     "page_cli.py",
     "app.py",
     "cli.py",
+    "join_cli.py",
     "worker.py",
 }
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import StoreError
+from common.errors import DiskFullError
 
 UNFINISHED = "unfinished-"
 # SQLite makes its shared memory (32 KiB) and its log anew when the first connection opens.
@@ -19,7 +19,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Has `write` fill a file beside `path`, flushes it to the disk, then renames it to `path`.
 
     Raises:
-        StoreError: the disk is full; nothing is left behind.
+        DiskFullError: the disk is full; nothing is left behind.
     """
     unfinished = None
     try:
@@ -56,18 +56,18 @@ def check_room(folder: Path, num_bytes: int) -> None:
     """Refuses a file that would take the disk's last bytes: the catalog needs them to open at all.
 
     Raises:
-        StoreError: less than `num_bytes` and the catalog's share are free.
+        DiskFullError: less than `num_bytes` and the catalog's share are free.
     """
     if shutil.disk_usage(folder).free < num_bytes + CATALOG_ROOM_BYTES:
         raise disk_full(folder)
 
 
-def disk_full(folder: Path) -> StoreError:
+def disk_full(folder: Path) -> DiskFullError:
     """The error for a full disk: where, how much is left, what to do."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     free_mb = shutil.disk_usage(folder).free / 1e6
-    return StoreError(
+    return DiskFullError(
         f"the disk under {folder} is full ({free_mb:.0f} MB free); what was stored before is "
         "whole: free some space and run the same command again"
     )

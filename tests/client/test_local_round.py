@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +30,12 @@ from client.store.scans import find_scan, list_scans
 from common.plan import FederationPlan
 from common.scans import SliceAnnotation, SliceRef
 from common.updates import (
+    Action,
     RoundRequest,
     decode_update,
     encode_request,
 )
+from common.version import PROTOCOL, SOFTWARE
 
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
@@ -479,16 +482,29 @@ def test_weights_that_are_not_finite_never_leave(
     assert (update.note.outcome, update.arrays) == ("failed", {})
 
 
-def test_a_request_of_another_protocol_is_refused(
-    make_hospital: MakeHospital, make_plan: MakePlan
+@pytest.mark.parametrize("action", ["hello", "train"])
+@pytest.mark.parametrize("other", [{"protocol": 9}, {"software": "9.0.0"}, {"protocol": 2}])
+def test_a_coordinator_of_another_version_is_told_both_and_can_read_it(
+    make_hospital: MakeHospital, make_plan: MakePlan, action: Action, other: dict[str, Any]
 ) -> None:
     hospital, plan = make_hospital(), make_plan()
-    request = RoundRequest(action="train", plan=plan, round=1, protocol=9)
-    reply = answer(hospital, encode_request(request, first_arrays(plan)))
-    note = decode_update(reply).note
-    assert (note.outcome, note.reason) == ("failed", "SettingsError: see the hospital's log")
-    assert "protocol 9" in read_audit(hospital.store)[0].details
+    request = RoundRequest(action=action, plan=plan, round=1).model_copy(update=other)
+    reply = answer(hospital, encode_request(request, {}))
+    length = int.from_bytes(reply[:8], "little")
+    note = json.loads(json.loads(reply[8 : 8 + length])["__metadata__"]["json"])
+    reason = (
+        f"the hospital runs OneSlice {SOFTWARE} (protocol {PROTOCOL}), the coordinator "
+        f"{request.software} (protocol {request.protocol}); at the hospital: "
+        f"pip install oneslice=={request.software}"
+    )
+    keys = {"hospital": hospital.store.hospital, "outcome": "failed", "reason": reason}
+    assert note == {**keys, "protocol": request.protocol}, "in the coordinator's own protocol"
+    assert len(reason) <= 200
+    assert "the coordinator" in read_audit(hospital.store)[0].details
     assert_tells_nothing(reply, hospital)
+    rows = len(read_audit(hospital.store))
+    assert answer(hospital, encode_request(request, {})) == reply
+    assert len(read_audit(hospital.store)) == rows, "asked again and again, it is written once"
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,54 @@
 """A real worker process behind a real socket, asked as the ClientApp asks it."""
 
+import errno
 import multiprocessing
+import os
 import socket as sockets
 import stat
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from client.app import Answer, answer_of_worker
+from client.approvals import BESIDE_TENSORS_BYTES, approve, asked_plans, withdraw
+from client.failures import sentence_of
 from client.local_round import Hospital
+from client.node_group import share_with_group
+from client.store.audit import read_audit
 from client.store.store import create_store
-from client.worker import make_secret, serve
+from client.worker import MOST_CALLERS, Desk, Door, make_secret, serve
+from common.errors import DiskFullError, SettingsError
 from common.networks.unet import build_networks, networks_to_arrays
 from common.plan import FederationPlan
 from common.updates import Note, RoundRequest, decode_update, encode_request
 
 MakePlan = Callable[..., FederationPlan]
 STARTS_WITHIN_S = 120
+SILENCE_S = 1.0
+NOBODY = 65534
 
 
 class Worker:
     """A running worker: where it listens, and its process."""
 
     def __init__(self, folder: Path) -> None:
-        self.socket, self.secret_file = folder / "socket", folder / "secret"
-        hospital = Hospital(create_store(folder / "store", "north"), "cpu")
+        self.node = folder / "node"
+        self.node.mkdir()
+        self.socket, self.secret_file = self.node / "worker.sock", self.node / "worker.secret"
+        self.store = create_store(folder / "store", "north")
+        hospital = Hospital(self.store, "cpu", node=self.node)
         # What a worker that was killed leaves behind.
         self.socket.touch()
-        arguments = (hospital, self.socket, make_secret(self.secret_file))
+        door = Door(self.socket, make_secret(self.secret_file), silence_s=SILENCE_S)
+        arguments = (hospital, door)
         # Not forked: threads of this process's libraries would be half there.
         spawn = multiprocessing.get_context("spawn")
         self.process: BaseProcess = spawn.Process(target=serve, args=arguments, daemon=True)
@@ -50,7 +66,7 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
+def running() -> Iterator[Worker]:
     """One worker for all tests of this file: that it goes on serving is what they are about."""
     # pytest's own folders have longer names than a socket may have.
     with tempfile.TemporaryDirectory() as folder:
@@ -62,6 +78,13 @@ def worker() -> Iterator[Worker]:
         yield running
         running.process.terminate()
         running.process.join()
+
+
+@pytest.fixture
+def worker(running: Worker, make_plan: MakePlan) -> Worker:
+    """The worker of a hospital that approved the plan."""
+    approve(running.store, running.node, "ines", bundle=None, plans=[make_plan()])
+    return running
 
 
 @pytest.fixture
@@ -156,3 +179,243 @@ def test_a_secret_whose_making_was_cut_off_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.touch(mode=0o600)
     assert len(make_secret(path)) == 64
+
+
+# Consent ----------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_is_not_approved_is_refused_and_kept(
+    worker: Worker, make_plan: MakePlan, hello: bytes
+) -> None:
+    other = make_plan(name="other")
+    for action in ("hello", "train", "hello"):
+        request = RoundRequest(action=action, plan=other, round=int(action == "train"))
+        note = note_of(worker.answer()(encode_request(request, {})))
+        assert note.outcome == "failed"
+        assert note.reason == "this plan is not approved at this hospital yet"
+    assert asked_plans(worker.node) == [other]
+    told = [row for row in read_audit(worker.store) if other.federation in row.details]
+    assert len(told) == 1, "one row however often a coordinator asks"
+    assert_serves(worker, hello)
+
+    approve(worker.store, worker.node, "ines", bundle=None, plans=[other])
+    greeting = encode_request(RoundRequest(action="hello", plan=other, round=0), {})
+    assert note_of(worker.answer()(greeting)).outcome == "greeted"
+    assert asked_plans(worker.node) == []
+    withdraw(worker.store, worker.node, other.federation, "ines")
+    assert note_of(worker.answer()(greeting)).outcome == "failed"
+
+
+def test_approvals_that_cannot_be_read_let_nothing_through(worker: Worker, hello: bytes) -> None:
+    (worker.node / "approvals.json").write_text('{"plans": "all"}')
+    note = note_of(worker.answer()(hello))
+    assert (note.outcome, note.reason) == ("failed", "SettingsError: see the hospital's log")
+    (worker.node / "approvals.json").unlink()
+
+
+# Callers ----------------------------------------------------------------------------------------
+
+
+def test_a_message_larger_than_the_plan_needs_is_refused_with_a_reason(
+    worker: Worker, hello: bytes
+) -> None:
+    note = note_of(worker.answer()(bytes(BESIDE_TENSORS_BYTES + 10_000_000)))
+    assert (note.outcome, note.reason) == (
+        "failed",
+        "the message is larger than any approved plan needs",
+    )
+    assert_serves(worker, hello)
+
+
+def connect(worker: Worker) -> sockets.socket:
+    caller = sockets.socket(sockets.AF_UNIX)
+    caller.connect(str(worker.socket))
+    return caller
+
+
+def test_silent_callers_block_nobody_and_are_dropped(worker: Worker, hello: bytes) -> None:
+    silent = [connect(worker) for _ in range(MOST_CALLERS - 1)]
+    assert_serves(worker, hello)
+    one_more = connect(worker)
+    for caller in (*silent, one_more):
+        with caller:
+            caller.settimeout(60)
+            while caller.recv(1000):
+                pass  # the worker's challenge, then its hanging up
+    assert_serves(worker, hello)
+
+
+def test_a_caller_that_stops_in_the_middle_of_a_message_is_dropped(
+    worker: Worker, hello: bytes
+) -> None:
+    secret = worker.secret_file.read_bytes()
+    with Client(str(worker.socket), "AF_UNIX", authkey=secret) as caller:
+        os.write(caller.fileno(), (1000).to_bytes(4, "big") + b"half")
+        with pytest.raises(EOFError):
+            caller.recv_bytes()
+    assert_serves(worker, hello)
+
+
+def test_several_callers_at_once_are_all_answered(
+    worker: Worker, hello: bytes, make_plan: MakePlan
+) -> None:
+    plan = make_plan()
+    arrays = networks_to_arrays(build_networks(plan))
+    train = encode_request(RoundRequest(action="train", plan=plan, round=1), arrays)
+    outcomes: list[str] = []
+
+    def ask(request: bytes) -> None:
+        outcomes.append(note_of(worker.answer()(request)).outcome)
+
+    threads = [threading.Thread(target=ask, args=(one,)) for one in [train, hello] * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["abstained"] * 4 + ["greeted"] * 4
+
+
+# Failures ---------------------------------------------------------------------------------------
+
+
+def test_only_fixed_sentences_leave() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/store/patient-7.npy")
+    assert (
+        sentence_of(full)
+        == sentence_of(DiskFullError("/store"))
+        == ("the disk is full at this hospital")
+    )
+    assert sentence_of(MemoryError("12 GB")) == "the memory is full at this hospital"
+    assert sentence_of(SettingsError("/store")) == "SettingsError: see the hospital's log"
+    assert sentence_of(OSError("/store/patient-7")) == "see the hospital's log"
+    import torch
+
+    assert sentence_of(torch.cuda.OutOfMemoryError("x")) == "the memory is full at this hospital"
+
+
+# Another user -----------------------------------------------------------------------------------
+
+# Becomes the other user only when all is imported: it may not be allowed to read this Python.
+ASK_AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from client.app import answer_of_worker
+from common.updates import decode_update
+folder, node, user = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+answer = answer_of_worker(
+    {"hospital": "north", "worker": f"{node}/worker.sock", "secret-file": f"{node}/worker.secret"}
+)
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
+for path in (folder / "store", folder / "store" / "catalog.sqlite"):
+    try:
+        path.stat() and (list(path.iterdir()) if path.is_dir() else path.read_bytes())
+    except PermissionError:
+        continue
+    raise SystemExit(f"{path} could be read")
+try:
+    (node / "approvals.json").open("a")
+except PermissionError:
+    pass
+else:
+    raise SystemExit("the approvals could be written")
+print(decode_update(answer(sys.stdin.buffer.read())).note.outcome)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_of_the_group_reaches_the_worker_and_not_the_store(
+    hello: bytes, make_plan: MakePlan
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        store = create_store(folder / "store", "north")
+        store.folder.chmod(0o700)
+        node = folder / "node"
+        node.mkdir()
+        approve(store, node, "ines", bundle=None, plans=[make_plan()])
+        secret = make_secret(node / "worker.secret")
+        share_with_group(node, store, NOBODY)
+        door = Door(node / "worker.sock", secret, group=NOBODY)
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(
+            target=serve, args=(Hospital(store, "cpu", node=node), door), daemon=True
+        )
+        process.start()
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while not door.socket.is_socket() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        done = subprocess.run(
+            [sys.executable, "-c", ASK_AS_ANOTHER_USER, str(folder), str(node), str(NOBODY)],
+            input=hello,
+            capture_output=True,
+            check=False,
+        )
+        process.terminate()
+        process.join()
+    assert (done.returncode, done.stdout.strip()) == (0, b"greeted"), done.stderr.decode()
+
+
+def test_a_node_in_the_store_is_not_opened_to_a_group(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "store", "north")
+    (store.folder / "federation").mkdir()
+    with pytest.raises(SettingsError, match="outside of it with --node"):
+        share_with_group(store.folder / "federation", store, os.getgid())
+
+
+# Rounds that outlast their caller ---------------------------------------------------------------
+
+
+def test_a_reply_that_nobody_waited_for_is_returned_when_asked_again(
+    worker: Worker, make_plan: MakePlan
+) -> None:
+    plan = make_plan(name="late")
+    approve(worker.store, worker.node, "ines", bundle=None, plans=[plan])
+    arrays = networks_to_arrays(build_networks(plan))
+    request = encode_request(RoundRequest(action="train", plan=plan, round=1), arrays)
+    secret = worker.secret_file.read_bytes()
+    stored = worker.store.folder / "rounds" / plan.federation
+    with Client(str(worker.socket), "AF_UNIX", authkey=secret) as caller:
+        caller.send_bytes(request)
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while not list(stored.glob("[0-9]*.reply")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    (reply,) = stored.glob("[0-9]*.reply")
+    before = reply.stat().st_mtime_ns
+    assert worker.answer()(request) == reply.read_bytes()
+    assert [one.stat().st_mtime_ns for one in stored.glob("[0-9]*.reply")] == [before]
+
+
+def test_a_greeting_does_not_wait_for_a_round_and_a_round_does(
+    make_plan: MakePlan, hello: bytes, tmp_path: Path
+) -> None:
+    plan = make_plan()
+    desk = Desk(Hospital(create_store(tmp_path / "store", "north"), "cpu"), Door(Path("x"), b"s"))
+    arrays = networks_to_arrays(build_networks(plan))
+    train = encode_request(RoundRequest(action="train", plan=plan, round=1), arrays)
+
+    def call(request: bytes) -> tuple[Connection, threading.Thread]:
+        desk.places.acquire()
+        ours, theirs = sockets.socketpair()
+        thread = threading.Thread(target=desk.attend, args=(theirs,))
+        thread.start()
+        connection = Connection(ours.detach())
+        answer_challenge(connection, b"s")
+        deliver_challenge(connection, b"s")
+        connection.send_bytes(request)
+        return connection, thread
+
+    with desk.turn:  # a round is being computed
+        waiting, its_thread = call(train)
+        gone, other_thread = call(train)
+        greeting, _ = call(hello)
+        assert note_of(greeting.recv_bytes()).outcome == "greeted"
+        assert not waiting.poll(0)
+        gone.close()
+    assert note_of(waiting.recv_bytes()).outcome == "abstained"
+    its_thread.join()
+    other_thread.join()
+    sent = [row for row in read_audit(desk.hospital.store) if '"abstained"' in row.details]
+    assert len(sent) == 1, "nothing was computed for the one that had left"

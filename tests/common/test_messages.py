@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from common.errors import BadReplyError, SettingsError
+from common.errors import BadReplyError, SettingsError, VersionError
 from common.messages import (
     ARRAYS,
     CONFIG,
@@ -108,10 +108,12 @@ def test_a_negative_proximal_mu_is_refused(plan: FederationPlan) -> None:
         content_to_request_bytes(RecordDict({CONFIG: config}))
 
 
-def test_a_request_of_another_protocol_is_refused_with_both_versions() -> None:
-    config = ConfigRecord({"request": json.dumps({"protocol": PROTOCOL + 1, "unheard": 1})})
-    with pytest.raises(SettingsError, match="coordinator speaks protocol 3, this hospital 2"):
-        content_to_request_bytes(RecordDict({CONFIG: config}))
+def test_a_request_of_another_version_is_handed_on(plan: FederationPlan) -> None:
+    # The ClientApp is the coordinator's code; the hospital's own is what refuses.
+    other = RoundRequest(action="hello", plan=plan, round=0, software="9.0.0")
+    data = content_to_request_bytes(RecordDict({CONFIG: request_to_config(other)}))
+    with pytest.raises(VersionError, match=r"the coordinator 9\.0\.0"):
+        decode_request(data)
 
 
 @pytest.mark.parametrize(
@@ -185,5 +187,5 @@ def test_a_note_with_a_key_of_its_own_raises_our_error() -> None:
 
 def test_a_note_of_another_protocol_is_refused_with_both_versions() -> None:
     values = {**json.loads(GOOD_NOTE), "protocol": PROTOCOL + 1, "unheard": 1}
-    with pytest.raises(BadReplyError, match="hospital speaks protocol 3, this coordinator 2"):
+    with pytest.raises(BadReplyError, match="hospital speaks protocol 4, this coordinator 3"):
         content_to_update(_reply(json.dumps(values)))

@@ -169,6 +169,26 @@ def test_krum_needs_two_more_than_twice_the_malicious_and_one(
         parse_settings(FederationPlan, plan_values, "plan.toml")
 
 
+@pytest.mark.parametrize(
+    ("strategy", "fewest"),
+    [
+        ({"name": "MultiKrum", "num_malicious": 1, "num_selected": 2}, 5),
+        ({"name": "MultiKrum", "num_malicious": 1, "num_selected": 6}, 7),
+        ({"name": "Bulyan", "num_malicious": 1}, 7),
+        ({"name": "Bulyan", "num_malicious": 0}, 3),
+    ],
+)
+def test_multikrum_and_bulyan_are_refused_where_they_could_not_withstand(
+    plan_values: Values, strategy: dict[str, Any], fewest: int
+) -> None:
+    plan_values["strategy"] = strategy
+    plan_values["limits"] = {"hospitals": 9, "quorum": fewest}
+    FederationPlan.model_validate(plan_values)
+    plan_values["limits"]["quorum"] = fewest - 1
+    with pytest.raises(SettingsError, match=rf"{strategy['name']} .*at least {fewest} replies"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
 def test_refuses_a_trimming_that_cuts_nobody(plan_values: Values) -> None:
     plan_values["strategy"] = {"name": "FedTrimmedAvg", "trimmed_share": 0.25}
     plan_values["limits"] = {"hospitals": 9, "quorum": 4}

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 from safetensors.numpy import save
 
-from common.errors import BadReplyError, SettingsError
+from common.errors import BadReplyError, SettingsError, VersionError
 from common.plan import FederationPlan
 from common.updates import (
     PROTOCOL,
@@ -82,16 +82,16 @@ def test_arrays_that_are_not_contiguous_come_back_with_the_right_values() -> Non
 
 def test_another_protocol_is_refused_with_both_versions(plan: FederationPlan) -> None:
     request = RoundRequest(action="hello", plan=plan, round=0, protocol=PROTOCOL + 1)
-    with pytest.raises(SettingsError, match="coordinator speaks protocol 3, this hospital 2"):
+    with pytest.raises(VersionError, match=r"\(protocol 3\), the coordinator .* \(protocol 4\)"):
         decode_request(encode_request(request, {}))
     note = NOTE.model_copy(update={"protocol": PROTOCOL + 1})
-    with pytest.raises(BadReplyError, match="hospital speaks protocol 3, this coordinator 2"):
+    with pytest.raises(BadReplyError, match="hospital speaks protocol 4, this coordinator 3"):
         decode_update(encode_update(LocalUpdate({}, note)))
 
 
 def test_a_later_protocol_is_named_before_its_new_keys(plan: FederationPlan) -> None:
     values = {"protocol": 9, "plan": {"unheard": 1}, "unheard": 2}
-    with pytest.raises(SettingsError, match="speaks protocol 9"):
+    with pytest.raises(VersionError, match=r"the coordinator unknown \(protocol 9\)"):
         decode_request(_packed(values))
     with pytest.raises(BadReplyError, match="speaks protocol 9"):
         decode_update(_packed(values))
@@ -150,7 +150,7 @@ GARBAGE = {
 def test_garbage_raises_our_errors(data: bytes) -> None:
     with pytest.raises(BadReplyError, match=r"expected a (reply|note)|speaks protocol None"):
         decode_update(data)
-    with pytest.raises(SettingsError, match=r"expected a request|speaks protocol|request: "):
+    with pytest.raises(SettingsError, match=r"expected a request|the coordinator|request: "):
         decode_request(data)
 
 

@@ -16,6 +16,7 @@ import pytest
 import tomli_w
 from small_scenario import drift, small_scenario
 
+from common.bundle import stage_bundle
 from server.checkpoints import load_state
 from server.run_folder import RunFolder
 from simulations.engines import SimulatedFederation, run_engine
@@ -23,7 +24,6 @@ from simulations.progress import no_progress
 from simulations.run import prepare
 
 BIN = Path(sys.executable).parent
-REPOSITORY = Path(__file__).parent.parent.parent
 
 
 def _free_port() -> int:
@@ -86,6 +86,7 @@ def test_superlink_reaches_the_same_weights_as_the_in_process_engine(scratch: Pa
         )
         for name, store in prepared.stores.items():
             door, secret = scratch / f"{name}.sock", scratch / f"{name}.secret"
+            _approve(store.folder, scratch / "plan.toml", env)
             start(
                 f"{name}-worker",
                 *(str(BIN / "oneslice"), "hospital", "worker", "--store", str(store.folder)),
@@ -100,7 +101,7 @@ def test_superlink_reaches_the_same_weights_as_the_in_process_engine(scratch: Pa
                 f'hospital="{name}" worker="{door}" secret-file="{secret}"',
             )
         out = scratch / "run" / "out"
-        _flwr(env, "run", str(REPOSITORY), "test", "--stream", "--run-config",
+        _flwr(env, "run", _staged(scratch), "test", "--stream", "--run-config",
               f'plan="{scratch / "plan.toml"}" out="{out}"')  # fmt: skip
         listed = json.loads(_flwr(env, "list", "test", "--format", "json"))
         logs = "\n".join(path.read_text()[-3000:] for path in scratch.glob("*.log"))
@@ -119,8 +120,21 @@ def test_superlink_reaches_the_same_weights_as_the_in_process_engine(scratch: Pa
     assert drift(reached.arrays, expected.arrays, plan) < 0.05
 
 
+def _staged(scratch: Path) -> str:
+    stage_bundle(scratch / "bundle" / "oneslice")
+    return str(scratch / "bundle" / "oneslice")
+
+
+def _approve(store: Path, plan: Path, env: dict[str, str]) -> None:
+    asked = ("--store", str(store), "--plan", str(plan), "--by", "tester", "--yes")
+    _output(env, str(BIN / "oneslice"), "hospital", "approve", *asked)
+
+
 def _flwr(env: dict[str, str], *arguments: str) -> str:
-    command = [str(BIN / "flwr"), *arguments]
+    return _output(env, str(BIN / "flwr"), *arguments)
+
+
+def _output(env: dict[str, str], *command: str) -> str:
     done = subprocess.run(
         command, env=env, capture_output=True, text=True, timeout=300, check=False
     )

@@ -8,10 +8,12 @@ import pytest
 from fake_hospitals import FakeHospitals
 from flwr.app import Context, RecordDict
 
-from common.errors import SettingsError
+from common.errors import CheckpointError, QuorumError, SettingsError
 from common.plan import FederationPlan
-from server.app import QUIET, app, make_server_app
+from common.quiet import QUIET
+from server.app import app, make_server_app
 from server.checkpoints import load_state
+from server.progress import read_progress
 from server.round_state import RoundState
 from server.run_folder import RunFolder
 
@@ -58,6 +60,45 @@ def test_every_saved_round_is_told(tmp_path: Path, make_plan: MakePlan) -> None:
     server_app = make_server_app(lambda _: (plan, RunFolder(tmp_path)), on_round)
     server_app(FakeHospitals(NAMES).grid(), _context())
     assert told == [(1, False), (2, False), (3, False), (3, True)]
+
+
+def test_a_server_tells_its_progress_and_keeps_its_log(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan, folder = make_plan(limits={"hospitals": 2}), RunFolder(tmp_path / "run")
+    server_app = make_server_app(lambda _: (plan, folder))
+    server_app(FakeHospitals(NAMES).grid(), _context())
+    found = read_progress(folder.progress_file)
+    assert found is not None
+    assert (found.federation, found.run_id, found.rounds) == (plan.federation, "1", 3)
+    assert (found.phase, found.round) == ("finished", 3)
+    assert "configure_train: Sampled 2 nodes" in folder.server_log.read_text()
+
+
+def test_a_second_server_asks_nobody_and_leaves_the_first_ones_progress(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    folder, hospitals = RunFolder(tmp_path), FakeHospitals(NAMES)
+    server_app = make_server_app(lambda _: (make_plan(), folder))
+    with (
+        folder.only_server(),
+        pytest.raises(CheckpointError, match="another one does"),
+    ):
+        server_app(hospitals.grid(), _context())
+    assert hospitals.asked == []
+    assert not folder.progress_file.exists()
+
+
+def test_why_a_server_ended_stands_in_its_progress_and_log(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    plan, folder = make_plan(), RunFolder(tmp_path)
+    server_app = make_server_app(lambda _: (plan, folder))
+    with pytest.raises(QuorumError, match="0 joined"):
+        server_app(FakeHospitals({}).grid(), _context())
+    found = read_progress(folder.progress_file)
+    assert found is not None
+    assert found.phase == "failed"
+    assert "0 joined within 0.2 s" in found.sentence
+    assert "QuorumError" in folder.server_log.read_text()
 
 
 def test_another_plan_in_the_same_folder_asks_nobody(tmp_path: Path, make_plan: MakePlan) -> None:

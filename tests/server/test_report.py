@@ -18,6 +18,7 @@ from server.report import (
     LocalOnly,
     ModelScores,
     Picture,
+    PrivacySpent,
     PropagationScores,
     Report,
     SiteRow,
@@ -25,6 +26,7 @@ from server.report import (
     installed_versions,
     plot_curves,
     plot_matrix,
+    privacy_spent,
     seconds_spent,
     site_rows,
     write_report,
@@ -107,6 +109,7 @@ def _write(
     tmp_path: Path, report: Report, plan: FederationPlan, state: RoundState, *pictures: Picture
 ) -> tuple[RunFolder, str]:
     folder = RunFolder(tmp_path)
+    tmp_path.mkdir(exist_ok=True)
     write_report(folder, report, plan, state, pictures)
     return folder, folder.report_html.read_text(encoding="utf-8")
 
@@ -154,6 +157,31 @@ def test_the_page_shows_the_numbers(
     words = " ".join(_Page(text).text.split())
     for expected in ("0.750", "2.50 mm", "3.25 voxels", "1,234", "north", "silent", "-0.250"):
         assert expected in words, expected
+
+
+def test_the_page_says_what_is_protected_and_against_whom(
+    tmp_path: Path, make_plan: MakePlan, make_state: MakeState
+) -> None:
+    state = make_state(3, closed=True)
+    spent = [record.model_copy(update={"epsilon": 4.75 * record.round}) for record in state.history]
+    noisy = replace(state, history=tuple(spent))
+    settings = {"clipping_norm": 2.5, "noise_multiplier": 0.5, "delta": 1e-6}
+    plan = make_plan(privacy=settings)
+    found = privacy_spent(plan, noisy)
+    assert found == PrivacySpent(**settings, noisy_means=3, epsilon_of_one=4.75, epsilon=14.25)
+    _, text = _write(tmp_path / "a", _report(noisy, privacy=found), plan, noisy)
+    words = " ".join(_Page(text).text.split())
+    for expected in ("2.5", "epsilon of all 3, at delta 1e-06", "14.2", "not against the coordin"):
+        assert expected in words, expected
+    clipped = make_plan(privacy={"clipping_norm": 2.5})
+    found = privacy_spent(clipped, state)
+    assert found is not None
+    assert (found.noisy_means, found.epsilon) == (0, None)
+    _, text = _write(tmp_path / "b", _report(state, privacy=found), clipped, state)
+    assert "no promise about privacy is made" in text
+    assert privacy_spent(make_plan(), state) is None
+    _, text = _write(tmp_path / "c", _report(state), plan, state)
+    assert "Privacy of one hospital" not in text
 
 
 def test_a_run_without_test_scans_has_a_page_too(

@@ -15,6 +15,7 @@ from common.plan import FederationPlan
 from common.updates import Arrays
 from server import asking, rounds
 from server.checkpoints import load_state, save_state
+from server.progress import Step
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.rounds import first_state, run_federation
 
@@ -293,3 +294,93 @@ def test_a_lost_last_round_is_done_again_with_the_same_result(
     shutil.rmtree(tmp_path / "round-00003")
     again = _run(FakeHospitals(NAMES), plan, tmp_path)
     assert _same(again.arrays, state.arrays)
+
+
+PATIENT = {**LIMITS, "patience_s": 600.0}
+
+
+@pytest.fixture
+def _short_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(rounds, "LONGEST_PAUSE_S", 0.02)
+
+
+@pytest.mark.usefixtures("_short_tries")
+@pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam"])
+def test_a_round_without_a_quorum_is_asked_again_and_nothing_counts_twice(
+    make_plan: MakePlan, tmp_path: Path, strategy: str
+) -> None:
+    plan = make_plan(limits=PATIENT, strategy={"name": strategy})
+    misdeeds: dict[tuple[str, int], Misdeed] = {
+        ("north", 2): "silent",
+        ("east", 2): "error",
+        ("west", 2): "nan",
+    }
+    hospitals, steps = FakeHospitals(NAMES, misdeeds), list[Step]()
+
+    def on_progress(step: Step) -> None:
+        steps.append(step)
+        if sum(one.sentence.startswith("tries again") for one in steps) == 2:
+            misdeeds.clear()
+
+    state = run_federation(hospitals.grid(), plan, tmp_path / "here", _ignore, on_progress)
+    undisturbed = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
+    assert _same(state.arrays, undisturbed.arrays)
+    assert _same(state.strategy_arrays, undisturbed.strategy_arrays)
+    assert _without_seconds(state) == _without_seconds(undisturbed)
+    asked = [(name, number) for name, action, number in hospitals.asked if action == "train"]
+    assert asked.count(("south", 2)) == 3
+    tries = [one for one in steps if one.sentence.startswith("tries again")]
+    assert [(one.phase, one.round, one.waiting_for) for one in tries] == [
+        ("waiting", 2, ("east", "north", "west"))
+    ] * 2
+    assert "round 2: 1 answers" in tries[0].sentence
+
+
+@pytest.mark.usefixtures("_short_tries")
+def test_patience_ends(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan(limits={**LIMITS, "patience_s": 0.3})
+    bad: dict[tuple[str, int], Misdeed] = {(name, 2): "error" for name in SCANS}
+    hospitals = FakeHospitals(NAMES, bad)
+    with pytest.raises(QuorumError, match="round 2: 0 answers") as raised:
+        _run(hospitals, plan, tmp_path)
+    assert raised.value.missing == ("east", "north", "south", "west")
+    assert hospitals.asked.count(("south", "train", 2)) > 1
+    saved = load_state(tmp_path, plan)
+    assert saved is not None
+    assert saved.round == 1
+
+
+@pytest.mark.usefixtures("_short_tries")
+def test_a_quorum_that_does_not_join_is_waited_for(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan(limits=PATIENT)
+    grid = FakeHospitals(NAMES).grid()
+    grid.__class__ = ChangingGrid
+    grid.looks = [set()]
+
+    def on_progress(step: Step) -> None:
+        if step.sentence.startswith("tries again"):
+            grid.looks = [set(NAMES)]
+
+    state = run_federation(grid, plan, tmp_path / "here", _ignore, on_progress)
+    undisturbed = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
+    assert _same(state.arrays, undisturbed.arrays)
+
+
+def test_every_step_is_told(plan: FederationPlan, tmp_path: Path) -> None:
+    steps: list[Step] = []
+    bad: dict[tuple[str, int], Misdeed] = {("north", 0): "failed", ("east", 2): "silent"}
+    run_federation(FakeHospitals(NAMES, bad).grid(), plan, tmp_path, _ignore, steps.append)
+    told = [(step.phase, step.round) for step in steps]
+    assert sorted(set(told), key=told.index) == [
+        ("waiting", 0),
+        *((phase, number) for number in (1, 2, 3) for phase in ("asking", "averaging")),
+        ("finished", 3),
+    ]
+    last_look = [step.sentence for step in steps if step.phase == "waiting"][-1]
+    assert last_look.startswith("3 of 4 hospitals are there: east, south, west; stays out: ")
+    assert "north did not take the plan: StoreError: see the hospital's log" in last_look
+    second = [step for step in steps if step.phase == "asking" and step.round == 2]
+    assert [step.waiting_for for step in second] == [("east", "south", "west"), ("east",)]
+    assert second[0].sentence.startswith("hospitals train; stays out: north did not take the plan")
+    assert steps[-2].sentence == "hospitals score the models"

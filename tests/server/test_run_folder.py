@@ -129,3 +129,35 @@ def test_everything_lies_below_the_folder(tmp_path: Path) -> None:
     assert {path.parent for path in paths} == {tmp_path}
     assert len(set(paths)) == len(paths)
     assert folder.tracking_uri == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+
+
+def test_a_second_server_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with (
+        folder.only_server(),
+        pytest.raises(CheckpointError, match=r"only server .*, another one does"),
+        RunFolder(tmp_path / "run").only_server(),
+    ):
+        pytest.fail("two servers at once")
+    with folder.only_server():
+        pass
+
+
+def test_another_plan_is_refused_with_what_differs(tmp_path: Path, make_plan: MakePlan) -> None:
+    folder = RunFolder(tmp_path)
+    folder.keep_plan(make_plan((2, 1)))
+    with pytest.raises(
+        SettingsError, match=r"different in seed \(0 there, 3 here\), tasks\[1\]\.rou"
+    ):
+        folder.keep_plan(make_plan((2, 4), seed=3))
+    longer = make_plan((2, 1, 1, 1))
+    with pytest.raises(
+        SettingsError, match=r"tasks\[2\]\.classes\[0\] \(None there, organ here\).* more"
+    ):
+        folder.keep_plan(longer)
+
+
+def test_federations_of_a_consortium_share_one_tracking_database(tmp_path: Path) -> None:
+    shared = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert RunFolder(tmp_path / "run", shared).tracking_uri == shared
+    assert RunFolder(tmp_path / "run").tracking_database == tmp_path / "run" / "mlflow.db"

@@ -1,7 +1,7 @@
 """Each strategy's mean against plain NumPy, and what must not reach it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,20 +13,19 @@ from hypothesis import strategies as st
 
 from common.errors import BadReplyError
 from common.messages import arrays_to_record
-from common.plan import StrategySettings
+from common.strategy import StrategyName, StrategySettings
 from common.updates import Arrays, LocalUpdate, Note
 from server.strategy import (
     LARGEST_NUM_EXAMPLES,
     average,
     build_strategy,
     check_update,
-    fewest_models,
     restore_strategy,
     strategy_arrays,
 )
 from simulations.local_grid import LocalGrid
 
-NAMES = ["FedAvg", "FedProx", "FedAdam", "FedMedian", "FedTrimmedAvg", "Krum"]
+NAMES = get_args(StrategyName)
 WEIGHTS = {"east": 1, "north": 2, "south": 3, "west": 10}
 SHAPE = (2, 3)
 Replies = dict[str, tuple[Message, LocalUpdate]]
@@ -149,6 +148,55 @@ def test_krum_compares_tensors_by_name_in_whatever_order_they_come() -> None:
     mean = average(_configured(_settings("Krum"), model(5)), replies, model(5), 1)
     # y and z are the closest pair; taken in the order they come, y would be far from all.
     assert mean["a"].tolist() in ([1.0, 1.0], [1.25, 1.25])
+
+
+def test_krum_tells_models_apart_that_single_precision_does_not() -> None:
+    # Weights of 1000 and distances of 0.01: in single precision the squares of the weights leave
+    # nothing of the distances.
+    places = {"a": 0.0, "b": 0.01, "c": 0.015, "d": 0.03, "e": 1.0}
+    replies = {
+        name: _reply(name, {"segmenter/a": np.full(4096, 1000 + place, np.float32)}, 4)
+        for name, place in places.items()
+    }
+    current = {"segmenter/a": np.full(4096, 1000, np.float32)}
+    strategy = _configured(_settings("Krum", num_malicious=1), current)
+    mean = average(strategy, replies, current, 1)
+    assert mean["segmenter/a"].tobytes() == np.full(4096, 1000.01, np.float32).tobytes()
+
+
+def test_multikrum_is_the_mean_of_those_in_the_crowd() -> None:
+    places = {"a": 0.0, "b": 1.0, "c": 1.5, "d": 3.0, "e": 100.0}
+    replies = {
+        name: _reply(name, {"segmenter/a": np.full(SHAPE, place, np.float32)}, 4)
+        for name, place in places.items()
+    }
+    current = {"segmenter/a": np.zeros(SHAPE, np.float32)}
+    settings = _settings("MultiKrum", num_malicious=1, num_selected=3)
+    mean = average(_configured(settings, current), replies, current, 1)
+    # Scores as for Krum: a 3.25, b 1.25, c 2.5, d 6.25: a, b and c are left.
+    np.testing.assert_allclose(mean["segmenter/a"], np.full(SHAPE, 2.5 / 3), rtol=1e-6)
+
+
+def test_bulyan_is_the_mean_of_what_lies_next_to_the_median() -> None:
+    places = dict(zip("abcdefg", (0.0, 1.0, 1.5, 2.0, 3.0, 3.5, 100.0), strict=True))
+    replies = {
+        name: _reply(name, {"segmenter/a": np.full(SHAPE, place, np.float32)}, 4)
+        for name, place in places.items()
+    }
+    current = {"segmenter/a": np.zeros(SHAPE, np.float32)}
+    settings = _settings("Bulyan", num_malicious=1)
+    mean = average(_configured(settings, current), replies, current, 1)
+    # Krum over the four closest leaves five: b, c, d, e (scores 5.25 to 7.5) and a (16.25), before
+    # f (19.5). Their median is 1.5; the three next to it are 1, 1.5 and 2.
+    np.testing.assert_allclose(mean["segmenter/a"], np.full(SHAPE, 1.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["FedAvg", "FedProx"])
+def test_equal_weights_do_not_ask_how_many_scans_there_are(strategy: str) -> None:
+    current, replies = _arrays(0), _replies()
+    mean = average(_configured(_settings(strategy), current), replies, current, 1, weighing="equal")
+    for name, array in mean.items():
+        np.testing.assert_allclose(array, _stacked(replies, name).mean(axis=0), rtol=1e-5)
 
 
 def test_fedadams_first_step_by_its_formula() -> None:
@@ -298,18 +346,21 @@ def test_a_good_reply_and_an_abstention_pass() -> None:
     [
         (_settings("FedAvg"), 1),
         (_settings("Krum", num_malicious=2), 7),
+        (_settings("MultiKrum", num_malicious=1, num_selected=3), 5),
+        (_settings("MultiKrum", num_malicious=1, num_selected=9), 10),
+        (_settings("Bulyan", num_malicious=1), 7),
         (_settings("FedTrimmedAvg", trimmed_share=0.25), 4),
         (_settings("FedTrimmedAvg", trimmed_share=0.3), 4),
         (_settings("FedTrimmedAvg", trimmed_share=1 / 49), 50),
     ],
 )
 def test_the_fewest_models_a_strategy_needs(settings: StrategySettings, fewest: int) -> None:
-    assert fewest_models(settings) == fewest
+    assert settings.fewest_models == fewest
 
 
 @given(share=st.floats(0.001, 0.4999))
 def test_with_the_fewest_models_trimming_cuts_somebody_and_leaves_somebody(share: float) -> None:
-    fewest = fewest_models(_settings("FedTrimmedAvg", trimmed_share=share))
+    fewest = _settings("FedTrimmedAvg", trimmed_share=share).fewest_models
     cut = int(share * fewest)  # Flower's own rule, at either end
     assert cut >= 1
     assert fewest - 2 * cut >= 1

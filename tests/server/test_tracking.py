@@ -79,6 +79,13 @@ def test_the_metrics_of_a_round_by_hand() -> None:
     }
 
 
+def test_what_clipping_and_noise_tell_is_tracked() -> None:
+    record = RoundRecord(round=1, stage=0, update_norms={"north": 2.5}, epsilon=4.5)
+    metrics = round_metrics(record)
+    assert (metrics["update_norm/north"], metrics["epsilon"]) == (2.5, 4.5)
+    assert "epsilon" not in round_metrics(RoundRecord(round=1, stage=0))
+
+
 def test_the_loss_of_self_learning_has_a_name_of_its_own() -> None:
     note = Note(hospital="north", outcome="self_learned", round=1, num_examples=3, loss=0.25)
     record = RoundRecord(round=1, stage=0, notes=(note,), averaged=("north",))

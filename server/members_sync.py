@@ -1,0 +1,160 @@
+"""Makes the SuperLink's list of hospitals the same as members.json.
+
+The SuperLink lists nodes by id and without their keys, so which key has which id is kept beside.
+It never takes a key again that it let go.
+"""
+
+import fcntl
+import json
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from common.errors import ServiceError
+from common.whole_file import write_whole
+from server.consortium import CONNECTION, Consortium
+from server.flower_control import call_flower, node_states
+from server.members import Member, read_members
+
+# A key that is being registered and has no id yet: the command may have been killed in between.
+UNKNOWN = ""
+NodeIds = dict[str, str]
+_BEGIN_ANEW = (
+    "stop the coordinator, remove superlink.db and start it again: all hospitals are registered "
+    "anew with the keys that they have, and federations go on from their last saved round"
+)
+
+
+def is_superlink_up(consortium: Consortium) -> bool:
+    """Whether something listens on the SuperLink's port."""
+    port = consortium.read_settings().superlink_port
+    with socket.socket() as one:
+        one.settimeout(1)
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_in_step(consortium: Consortium, now: datetime) -> bool:
+    """Whether the SuperLink should know just the keys that are good now.
+
+    Reads files and asks nobody: a SuperLink that lost its database is noticed only by
+    `register_with_superlink`, which is therefore called once after every start.
+    """
+    ids = read_node_ids(consortium.nodes_file)
+    return set(_accepted(consortium, now)) == set(ids) and UNKNOWN not in ids.values()
+
+
+def register_with_superlink(consortium: Consortium, now: datetime) -> list[str]:
+    """Registers who is accepted, unregisters all others, and says in sentences what it did.
+
+    Raises:
+        ServiceError: the SuperLink does not answer, or refuses.
+    """
+    with _alone(consortium):
+        accepted, ids = _accepted(consortium, now), read_node_ids(consortium.nodes_file)
+        live = list(node_states(consortium))
+        _check_known(consortium, live)
+        ids = _only_live(ids, live)
+        _write_ids(consortium.nodes_file, ids)
+        done = _unregister_others(consortium, accepted, ids)
+        for fingerprint, member in accepted.items():
+            if fingerprint not in ids:
+                _register(consortium, member, ids)
+                done.append(f"{member.hospital} may connect")
+        return done
+
+
+def _only_live(ids: NodeIds, live: list[str]) -> NodeIds:
+    """The ids that the SuperLink has, and those that it alone has under a name of their own.
+
+    A key whose registering was cut off has the one id that nobody knows. An id that nobody knows
+    and nobody was registering was put there by somebody else, and goes.
+    """
+    known = {fingerprint: node for fingerprint, node in ids.items() if node in live}
+    strangers = [node for node in live if node not in known.values()]
+    cut_off = [fingerprint for fingerprint, node in ids.items() if node == UNKNOWN]
+    if len(strangers) == len(cut_off) == 1:
+        return {**known, cut_off[0]: strangers[0]}
+    return {**known, **{f"stranger {node}": node for node in strangers}}
+
+
+def _check_known(consortium: Consortium, live: list[str]) -> None:
+    """Without the ids all nodes would be strangers, and their keys lost by being let go."""
+    if live and not consortium.nodes_file.exists():
+        raise ServiceError(
+            f"the SuperLink knows {len(live)} nodes, and {consortium.nodes_file} is gone: restore "
+            f"it, or {_BEGIN_ANEW}"
+        )
+
+
+def _unregister_others(
+    consortium: Consortium, accepted: dict[str, Member], ids: NodeIds
+) -> list[str]:
+    names = {m.fingerprint: m.hospital for m in read_members(consortium.members_file).members}
+    done = []
+    for fingerprint in [one for one in ids if one not in accepted]:
+        call_flower(consortium, "supernode", "unregister", ids[fingerprint], CONNECTION)
+        del ids[fingerprint]
+        _write_ids(consortium.nodes_file, ids)
+        who = names.get(fingerprint, "a node that is nobody's now")
+        done.append(f"{who} is shut out")
+    return done
+
+
+def _register(consortium: Consortium, member: Member, ids: NodeIds) -> None:
+    ids[member.fingerprint] = UNKNOWN
+    _write_ids(consortium.nodes_file, ids)
+    with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+        file.write(member.public_key)
+        file.flush()
+        told = _register_key(consortium, file.name, member.hospital)
+    ids[member.fingerprint] = str(told["node-id"])
+    _write_ids(consortium.nodes_file, ids)
+
+
+def _register_key(consortium: Consortium, file: str, hospital: str) -> dict[str, Any]:
+    try:
+        return call_flower(
+            consortium, "supernode", "register", file, CONNECTION, "--name", hospital
+        )
+    except ServiceError as error:
+        if "already in use" in str(error):
+            raise ServiceError(f"{error}: {_BEGIN_ANEW}") from None
+        raise
+
+
+def _accepted(consortium: Consortium, now: datetime) -> dict[str, Member]:
+    members = read_members(consortium.members_file).members
+    return {member.fingerprint: member for member in members if member.is_accepted(now)}
+
+
+@contextmanager
+def _alone(consortium: Consortium) -> Iterator[None]:
+    """A command and the supervisor must not register the same key at once."""
+    consortium.flower_home.mkdir(parents=True, exist_ok=True)
+    with consortium.nodes_file.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read_node_ids(path: Path) -> NodeIds:
+    """The SuperLink's id of each key's node, by the key's fingerprint.
+
+    Raises:
+        ServiceError: the file is damaged.
+    """
+    try:
+        return {str(key): str(node) for key, node in json.loads(path.read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        raise ServiceError(
+            f"{path} is damaged ({error}): restore it, or remove it and {_BEGIN_ANEW}"
+        ) from None
+
+
+def _write_ids(path: Path, ids: NodeIds) -> None:
+    write_whole(path, json.dumps(ids, indent=2) + "\n")
