@@ -71,36 +71,40 @@ def greet(
 ) -> dict[int, str]:
     """The names of all nodes online, after asking those that are not in `known`.
 
-    A node that does not answer, refuses the plan, or takes a name that is already in use stays out;
-    `on_refusal` is told why, in a sentence.
+    A node stays out that does not answer, refuses the plan, or takes a name that is in use or was
+    registered for another key; `on_refusal` is told why, in a sentence.
     """
-    online = set(grid.get_node_ids())
+    # Only where nodes are registered with their keys do they have a name here.
+    online = {node.node_id: node.name for node in grid.get_nodes()}
     names = {node: name for node, name in known.items() if node in online}
     config = request_to_config(RoundRequest(action="hello", plan=plan, round=0))
     messages = [
         Message(RecordDict({CONFIG: ConfigRecord(dict(config))}), node, "query")
-        for node in sorted(online - set(names))
+        for node in sorted(set(online) - set(names))
     ]
     for node, reply in sorted(ask(grid, messages, deadline_s).items()):
         try:
-            names[node] = _name_of(reply, set(names.values()))
+            names[node] = _name_of(reply, online[node], set(names.values()))
         except BadReplyError as error:
             log.warning("node %d stays out: %s", node, error)
             on_refusal(str(error))
     return names
 
 
-def _name_of(reply: Message, taken: set[str]) -> str:
+def _name_of(reply: Message, registered: str, taken: set[str]) -> str:
     """The name of a hospital that greets back.
 
     Raises:
-        BadReplyError: it does not, or another node has that name.
+        BadReplyError: it does not, its key was registered for another name, or another node has
+            that name.
     """
     if reply.has_error():
         raise BadReplyError(f"Flower error {reply.error.code}")
     note = content_to_update(reply.content).note
     if note.outcome != "greeted":
         raise BadReplyError(f"{note.hospital} did not take the plan: {note.reason}")
+    if registered and note.hospital != registered:
+        raise BadReplyError(f"{registered}'s key was used by one that calls itself {note.hospital}")
     if note.hospital in taken:
         raise BadReplyError(f"another node is called {note.hospital!r}")
     return note.hospital

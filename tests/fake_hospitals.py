@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from flwr.app import Message
+from flwr.proto.node_pb2 import NodeInfo
 
 from client.app import Answer, NodeConfig, make_client_app
 from common.updates import (
@@ -101,6 +102,15 @@ class ChangingGrid(LocalGrid):
     def get_node_ids(self) -> list[int]:
         now = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         return [node for node in super().get_node_ids() if node in now]
+
+
+class RegisteredGrid(LocalGrid):
+    """A grid whose nodes' keys were registered for names."""
+
+    registered: dict[int, str]
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=node, name=self.registered[node]) for node in self.get_node_ids()]
 
 
 class SlowGrid(LocalGrid):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fake_hospitals import ChangingGrid, FakeHospitals, Misdeed, SlowGrid
+from fake_hospitals import ChangingGrid, FakeHospitals, Misdeed, RegisteredGrid, SlowGrid
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from common.errors import QuorumError
@@ -105,6 +105,17 @@ def test_of_two_nodes_with_one_name_the_first_is_in(plan: FederationPlan) -> Non
 def test_a_name_in_use_cannot_be_taken_by_a_lower_node(plan: FederationPlan) -> None:
     grid = FakeHospitals({1: "north", 2: "north"}).grid()
     assert greet(grid, plan, {2: "north"}, 5.0) == {2: "north"}
+
+
+def test_a_key_speaks_for_the_hospital_that_it_was_registered_for_and_no_other(
+    plan: FederationPlan,
+) -> None:
+    grid = FakeHospitals({1: "north", 2: "south"}).grid()
+    grid.__class__ = RegisteredGrid
+    grid.registered = {1: "north", 2: "east"}
+    refusals: list[str] = []
+    assert greet(grid, plan, {}, 5, refusals.append) == {1: "north"}
+    assert refusals == ["east's key was used by one that calls itself south"]
 
 
 def test_all_expected_hospitals_are_waited_for(make_plan: MakePlan) -> None:
