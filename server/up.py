@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from common.bundle import build_bundle, stage_bundle
 from common.errors import ServiceError
-from common.supervision import Service, read_services, supervise
+from common.supervision import Service, always_ready, read_services, supervise
 from server.certificates import expiry
 from server.consortium import Consortium, ConsortiumSettings
 from server.expiry import warnings_of
@@ -82,15 +82,22 @@ def services_of(consortium: Consortium, settings: ConsortiumSettings) -> list[Se
         **consortium.flower_environment(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    commands = {"superlink": (_superlink_command(consortium, settings), settings.superlink_port)}
+    commands: dict[str, tuple[tuple[str, ...], int | None]] = {
+        "superlink": (_superlink_command(consortium, settings), settings.superlink_port)
+    }
     if settings.proxy == "nginx":
         write_nginx_settings(consortium)
         program = shutil.which("nginx", path=_search_path(consortium)) or "nginx"
         commands["nginx"] = (nginx_command(consortium, program), settings.port)
-    commands["mlflow"] = (_mlflow_command(consortium, settings), settings.mlflow_port)
+    # Federations write to its database themselves, so nobody waits for the half minute it takes.
+    commands["mlflow"] = (_mlflow_command(consortium, settings), None)
     return [
         Service(
-            name, command, consortium.logs / f"{name}.log", environment, partial(_listens, port)
+            name,
+            command,
+            consortium.logs / f"{name}.log",
+            environment,
+            always_ready if port is None else partial(_listens, port),
         )
         for name, (command, port) in commands.items()
     ]

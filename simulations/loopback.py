@@ -96,11 +96,13 @@ class Loopback:
 
     def launch(self, name: str) -> None:
         """Starts the supervisor of a hospital, or of the coordinator; again if it has ended."""
-        command = (
-            ("coordinator", "up", "--consortium", str(self.consortium))
-            if name == COORDINATOR
-            else ("hospital", "join", "--store", str(self.store(name)))
-        )
+        if name == COORDINATOR:
+            self.launch_command(name, "coordinator", "up", "--consortium", str(self.consortium))
+        else:
+            self.launch_command(name, "hospital", "join", "--store", str(self.store(name)))
+
+    def launch_command(self, name: str, *command: str) -> None:
+        """Starts a command that runs until it is halted."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [ONESLICE, *command],
