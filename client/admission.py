@@ -11,10 +11,11 @@ from datetime import datetime
 from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.policy import ALLOWS_ALL, Policy
 from client.round_memory import estimate_memory_gb
+from client.store.audit import count_models_sent
 from client.store.status import count_annotated_scans
 from client.store.store import Store
 from common.errors import OneSliceError
-from common.plan import Task
+from common.plan import FederationPlan, Task
 from common.updates import Arrays, RoundRequest, trained_in
 
 NOT_ALLOWED = "this hospital's policy does not allow the round"
@@ -62,6 +63,21 @@ def admit(
     _check_memory(store, request, tasks, policy)
     limits = [one for one in (policy.seconds_per_round, seconds_left) if one is not None]
     return Terms(policy, RoundClock(time.monotonic() + min(limits) if limits else None))
+
+
+def check_not_too_often(store: Store, plan: FederationPlan, policy: Policy) -> None:
+    """Whether one more model may leave for a plan: approving it does not allow any number.
+
+    Raises:
+        NotAllowedError: as many as the plan has rounds have left, and as many more as are allowed.
+    """
+    most = plan.num_rounds + policy.more_models
+    sent = count_models_sent(store, plan.federation)
+    if sent >= most:
+        raise NotAllowedError(
+            f"{sent} models have left for {plan.federation}, which has {plan.num_rounds} rounds; "
+            f"`more_models` allows {policy.more_models} more"
+        )
 
 
 def _tasks_of(request: RoundRequest) -> tuple[Task, ...]:

@@ -24,7 +24,15 @@ import torch
 from monai.networks.nets import UNet
 from torch.nn import Module
 
-from client.admission import FREE, NOT_ALLOWED, STOPPED_EARLY, NotAllowedError, Terms, admit
+from client.admission import (
+    FREE,
+    NOT_ALLOWED,
+    STOPPED_EARLY,
+    NotAllowedError,
+    Terms,
+    admit,
+    check_not_too_often,
+)
 from client.annotation.annotator import Annotator, paint_asked_slices
 from client.approvals import NotApprovedError, check_plan_approved
 from client.failures import sentence_of
@@ -156,7 +164,7 @@ def answer_or_raise(hospital: Hospital, data: bytes) -> bytes:
     policy = read_policy(store.folder)
     if request.action == "hello":
         note = Note(hospital=store.hospital, outcome="greeted", round=request.round)
-        return let_out(store, LocalUpdate({}, note), arrays)
+        return let_out(store, LocalUpdate({}, note), arrays, request.plan.federation)
     try:
         with among_others(store):
             terms = admit(store, request, arrays, policy, datetime.now())
@@ -169,17 +177,19 @@ def _answer_round(hospital: Hospital, data: bytes, terms: Terms) -> bytes:
     request, arrays = decode_request(data)
     store, plan = hospital.store, request.plan
     if request.action == "score":
-        return let_out(store, score_round(hospital, request, arrays, terms), arrays)
+        scored = score_round(hospital, request, arrays, terms)
+        return let_out(store, scored, arrays, plan.federation)
     asked = trained_in(plan, request.round, arrays)
     digest = hashlib.sha256(data).hexdigest()
     stored = find_reply(store, plan.federation, request.round, digest)
     if stored is not None:
-        return let_out(store, decode_update(stored), asked)
+        return let_out(store, decode_update(stored), asked, plan.federation)
+    check_not_too_often(store, plan, terms.policy)
     if plan.is_self_learning(request.round):
         result = learn_round(store, request, arrays, choose_device(hospital.device), terms)
     else:
         result = train_round(hospital, request, arrays, terms)
-    reply = let_out(store, result.update, asked)
+    reply = let_out(store, result.update, asked, plan.federation)
     commit_round(store, result.state, digest, reply, result.uses)
     return reply
 
@@ -195,7 +205,7 @@ def _stay_out(store: Store, request: RoundRequest, error: OneSliceError) -> byte
     note = Note(
         hospital=store.hospital, outcome="abstained", reason=NOT_ALLOWED, round=request.round
     )
-    return let_out(store, LocalUpdate({}, note), {})
+    return let_out(store, LocalUpdate({}, note), {}, request.plan.federation)
 
 
 def score_round(

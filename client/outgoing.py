@@ -12,7 +12,7 @@ from common.errors import BadReplyError, EgressError
 from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_update
 
 
-def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
+def let_out(store: Store, update: LocalUpdate, asked: Arrays, federation: str) -> bytes:
     """The reply as bytes, after the checks and the entry in the audit log.
 
     Numbers that the hospital's policy keeps back are taken out first, and a model that moved
@@ -23,6 +23,7 @@ def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
         update: what is to leave.
         asked: those of the tensors that came which the round trains; a model that leaves has the
             same names, shapes, dtypes.
+        federation: for which it is; the audit log tells.
 
     Raises:
         EgressError: a tensor or a number is not one that may leave; nothing has left.
@@ -44,11 +45,13 @@ def let_out(store: Store, update: LocalUpdate, asked: Arrays) -> bytes:
             "which the hospital's policy lets leave"
         )
     data = encode_update(update)
-    _note_that_it_leaves(store, update, data, update_norm(update.arrays, asked))
+    _note_that_it_leaves(store, federation, update, data, update_norm(update.arrays, asked))
     return data
 
 
-def _note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes, norm: float) -> None:
+def _note_that_it_leaves(
+    store: Store, federation: str, update: LocalUpdate, data: bytes, norm: float
+) -> None:
     """The audit log's row: names, shapes, types and sizes of tensors, and all numbers.
 
     `norm` tells how far the model moved.
@@ -57,6 +60,7 @@ def _note_that_it_leaves(store: Store, update: LocalUpdate, data: bytes, norm: f
     """
     tensors = {name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()}
     sent = {
+        "federation": federation,
         "bytes": len(data),
         "digest": hashlib.sha256(data).hexdigest(),
         "update_norm": round(norm, 6),

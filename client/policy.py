@@ -37,6 +37,8 @@ class Policy(Settings):
             without one of them the hospital abstains from the rounds that train them.
         memory_gb: the most memory a round may need, by estimate; none: no limit.
         seconds_per_round: after this time training stops; none: no limit.
+        more_models: how many models may leave beyond one for each of the plan's rounds: rounds
+            that the coordinator lost and asks for anew. Asked for more, the hospital abstains.
         most_update_norm: how far (L2, over all tensors of the reply) a model that leaves may have
             moved from the one that came; one that moved further is brought back to that length. It
             bounds what this hospital's data can do to the shared model, and what can be read from
@@ -54,6 +56,7 @@ class Policy(Settings):
     networks: tuple[Network, ...] = ALL_NETWORKS
     memory_gb: float | None = Field(default=None, gt=0)
     seconds_per_round: float | None = Field(default=None, gt=0)
+    more_models: int = Field(default=20, ge=0, le=1_000_000)
     most_update_norm: float | None = Field(default=None, gt=0)
     most_leak: float | None = Field(default=None, ge=0, le=1)
     hours: tuple[Span, ...] = ()

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import BadReplyError, SettingsError
 from common.plan import FederationPlan, LabelName, Name, Share
+from common.printable import PRINTABLE
 from common.settings_file import Settings, parse_settings
 from common.version import PROTOCOL, SOFTWARE, check_same_version
 
@@ -62,6 +63,15 @@ class RoundRequest(Settings):
     proximal_mu: float = Field(default=0.0, ge=0)
     held_back_dice: dict[LabelName, Share] = {}
 
+    @model_validator(mode="after")
+    def _check(self) -> "RoundRequest":
+        first, last = (self.action == "train", self.plan.num_rounds)
+        if not first <= self.round <= last:
+            raise ValueError(f"round {self.round}: the plan has rounds {first:d} to {last}")
+        if self.proximal_mu > self.plan.strategy.proximal_mu:
+            raise ValueError(f"proximal_mu {self.proximal_mu} is more than the plan's")
+        return self
+
 
 class TaskScore(Settings):
     """How the incoming model did on a task's held-back scans: Dice pooled over their slices."""
@@ -86,7 +96,7 @@ class Note(Settings):
 
     hospital: Name
     outcome: Outcome
-    reason: str = Field(default="", max_length=200)
+    reason: str = Field(default="", max_length=200, pattern=f"^{PRINTABLE}*$")
     protocol: int = PROTOCOL
     round: Count = 0
     task: Name | None = None

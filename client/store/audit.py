@@ -92,6 +92,17 @@ def newest_row(store: Store, event: str) -> AuditRow | None:
     return None if row is None else AuditRow(**dict(row))
 
 
+def count_models_sent(store: Store, federation: str) -> int:
+    """How many different models have left for a federation; one that was sent again counts once."""
+    query = (
+        "SELECT COUNT(DISTINCT json_extract(details, '$.digest')) FROM audit WHERE event = ? AND "
+        "json_extract(details, '$.federation') = ? AND json_extract(details, '$.tensors') != '{}'"
+    )
+    with store.read() as connection:
+        count: int = connection.execute(query, (SENDING, federation)).fetchone()[0]
+    return count
+
+
 def newest_time(store: Store) -> str | None:
     """The time of the row with the latest one; None without rows."""
     with store.read() as connection:

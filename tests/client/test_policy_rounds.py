@@ -178,7 +178,7 @@ def test_the_last_gate_holds_whatever_came_before(store_of: Store, make_plan: Ma
     (store_of.folder / "policy.toml").write_text('networks = ["segmenter"]', encoding="utf-8")
     note = Note(hospital="north", outcome="trained", num_examples=1)
     with pytest.raises(EgressError, match=r"other networks than \['segmenter'\]"):
-        let_out(store_of, LocalUpdate(arrays, note), arrays)
+        let_out(store_of, LocalUpdate(arrays, note), arrays, "any")
     assert read_audit(store_of) == []
 
 
@@ -337,3 +337,23 @@ def test_self_learning_reads_only_allowed_tasks(hospital: Hospital, make_plan: M
     }
     assert seen == "self_learned"
     assert not any(find_uses(hospital.store, one) for one in ids_of(hospital, "first"))
+
+
+def test_no_more_models_leave_than_the_plan_has_rounds_and_the_policy_adds(
+    hospital: Hospital, make_plan: MakePlan
+) -> None:
+    set_policy(hospital, "more_models = 1")
+    plan = make_plan()
+    request = request_for(plan, 1, first_arrays(plan))
+    # The first round over and over, each time with other weights.
+    for push in range(plan.num_rounds + 1):
+        arrays = {name: array + push for name, array in first_arrays(plan).items()}
+        update = decode_update(answer(hospital, request_for(plan, 1, arrays)))
+        assert update.note.outcome == "trained"
+    again = decode_update(answer(hospital, request_for(plan, 1, arrays)))
+    assert again.note.outcome == "trained", "the stored reply is no further model"
+    refused = decode_update(answer(hospital, request))
+    assert (refused.note.outcome, refused.arrays) == ("abstained", {})
+    row = newest_row(hospital.store, "stayed_out")
+    assert row is not None
+    assert "`more_models` allows 1 more" in json.loads(row.details)["why"]

@@ -23,6 +23,7 @@ from common.updates import (
     RoundRequest,
     TaskScore,
     check_arrays,
+    check_request,
     decode_request,
     decode_update,
     encode_request,
@@ -64,7 +65,7 @@ def test_an_update_comes_back_bit_for_bit(arrays: Arrays) -> None:
 
 
 def test_a_request_comes_back_bit_for_bit(plan: FederationPlan) -> None:
-    request = RoundRequest(action="train", plan=plan, round=2, proximal_mu=0.1)
+    request = RoundRequest(action="train", plan=plan, round=2, proximal_mu=0.01)
     arrays = {"segmenter/a": np.array([1.5, -0.0, np.pi], np.float32)}
     came, came_arrays = decode_request(encode_request(request, arrays))
     assert came == request
@@ -78,6 +79,23 @@ def test_arrays_that_are_not_contiguous_come_back_with_the_right_values() -> Non
     came = decode_update(encode_update(LocalUpdate(arrays, NOTE))).arrays
     for name, array in arrays.items():
         np.testing.assert_array_equal(came[name], array)
+
+
+@pytest.mark.parametrize(("action", "number"), [("train", 0), ("train", 7), ("score", 7)])
+def test_a_round_that_the_plan_does_not_have_is_refused(
+    plan: FederationPlan, action: str, number: int
+) -> None:
+    assert plan.num_rounds == 6
+    with pytest.raises(SettingsError, match=f"round {number}: the plan has rounds . to 6"):
+        check_request({"action": action, "plan": plan.model_dump(), "round": number})
+
+
+def test_more_pull_towards_the_mean_than_the_plan_says_is_refused(plan: FederationPlan) -> None:
+    most = plan.strategy.proximal_mu
+    asked = {"action": "train", "plan": plan.model_dump(), "round": 1, "proximal_mu": most}
+    assert check_request(asked).proximal_mu == most
+    with pytest.raises(SettingsError, match="more than the plan's"):
+        check_request({**asked, "proximal_mu": 2 * most})
 
 
 def test_another_protocol_is_refused_with_both_versions(plan: FederationPlan) -> None:
