@@ -7,7 +7,7 @@ asked for without an approval wait beside them for somebody to look at.
 
 import hashlib
 import logging
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from client.gate import APPROVALS, REFUSED
 from client.store.audit import write_audit
 from client.store.store import Store
 from common.errors import OneSliceError, SettingsError
+from common.file_lock import hold_file
 from common.plan import FederationPlan
 from common.settings_file import Settings, read_settings
 from common.whole_file import write_whole
@@ -149,6 +150,11 @@ def asked_plans(node: Path) -> list[FederationPlan]:
     return plans
 
 
+def asked_file(node: Path, plan: FederationPlan) -> Path:
+    """Where a plan waits for its approval."""
+    return node / ASKED / f"{plan.federation}.toml"
+
+
 def approve(
     store: Store, node: Path, who: str, *, bundle: bytes | None, plans: list[FederationPlan]
 ) -> None:
@@ -161,36 +167,41 @@ def approve(
         bundle: the code, as Flower's bundle; its content is kept so that the next can be compared.
         plans: those that may be trained.
     """
-    now, before = datetime.now(UTC).isoformat(timespec="seconds"), read_approvals(node)
-    bundles, agreed = list(before.bundles), list(before.plans)
-    if bundle is not None:
-        found = hashlib.sha256(bundle).hexdigest()
-        bundles = [one for one in bundles if one.hash != found]
-        bundles.append(ApprovedBundle(hash=found, who=who, time=now))
-        write_audit(store, APPROVED_EVENT, {"bundle": found, "who": who})
-        write_whole(node / APPROVED / f"{found}.fab", bundle)
-        for path in _newest_first(node / APPROVED, "*.fab")[MOST_APPROVED:]:
-            path.unlink(missing_ok=True)
-    from client.traffic import message_bytes  # noqa: PLC0415  (loads torch)
-
-    for plan in plans:
-        found = plan_hash(plan)
-        agreed = [one for one in agreed if one.hash != found]
-        one = ApprovedPlan(
-            federation=plan.federation,
-            hash=found,
-            message_bytes=message_bytes(plan),
-            who=who,
-            time=now,
-            plan=plan,
-        )
-        agreed.append(one)
-        write_audit(store, APPROVED_EVENT, one.model_dump(mode="json", exclude={"plan", "time"}))
-    _write(node, Approvals(bundles=tuple(bundles), plans=tuple(agreed)))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    new_plans = [_approved_plan(plan, who, now) for plan in plans]
+    with _changing(node):
+        before = read_approvals(node)
+        bundles, agreed = list(before.bundles), list(before.plans)
+        if bundle is not None:
+            found = hashlib.sha256(bundle).hexdigest()
+            bundles = [one for one in bundles if one.hash != found]
+            bundles.append(ApprovedBundle(hash=found, who=who, time=now))
+            write_audit(store, APPROVED_EVENT, {"bundle": found, "who": who})
+            write_whole(node / APPROVED / f"{found}.fab", bundle)
+            for path in _newest_first(node / APPROVED, "*.fab")[MOST_APPROVED:]:
+                path.unlink(missing_ok=True)
+        for new in new_plans:
+            agreed = [*(one for one in agreed if one.hash != new.hash), new]
+            audited = new.model_dump(mode="json", exclude={"plan", "time"})
+            write_audit(store, APPROVED_EVENT, audited)
+        _write(node, Approvals(bundles=tuple(bundles), plans=tuple(agreed)))
     if bundle is not None:
         (node / REFUSED / f"{hashlib.sha256(bundle).hexdigest()}.fab").unlink(missing_ok=True)
     for plan in plans:
-        (node / ASKED / f"{plan.federation}.toml").unlink(missing_ok=True)
+        asked_file(node, plan).unlink(missing_ok=True)
+
+
+def _approved_plan(plan: FederationPlan, who: str, now: str) -> ApprovedPlan:
+    from client.traffic import message_bytes  # noqa: PLC0415  (loads torch)
+
+    return ApprovedPlan(
+        federation=plan.federation,
+        hash=plan_hash(plan),
+        message_bytes=message_bytes(plan),
+        who=who,
+        time=now,
+        plan=plan,
+    )
 
 
 def withdraw(store: Store, node: Path, name: str, who: str) -> list[str]:
@@ -208,24 +219,30 @@ def withdraw(store: Store, node: Path, name: str, who: str) -> list[str]:
     Raises:
         SettingsError: nothing of that name is approved.
     """
-    before = read_approvals(node)
-    bundles = [one for one in before.bundles if _means(name, one.hash)]
-    plans = [one for one in before.plans if name in (one.federation, one.plan.name, one.hash)]
-    taken = [*(one.hash for one in bundles), *(one.federation for one in plans)]
-    if not taken:
-        known = [one.hash[:12] for one in before.bundles]
-        known += [one.federation for one in before.plans]
-        raise SettingsError(
-            f"nothing called {name!r} is approved; approved are: {', '.join(known) or 'none'}"
+    with _changing(node):
+        before = read_approvals(node)
+        bundles = [one for one in before.bundles if _means(name, one.hash)]
+        plans = [one for one in before.plans if name in (one.federation, one.plan.name, one.hash)]
+        taken = [*(one.hash for one in bundles), *(one.federation for one in plans)]
+        if not taken:
+            known = [one.hash[:12] for one in before.bundles]
+            known += [one.federation for one in before.plans]
+            raise SettingsError(
+                f"nothing called {name!r} is approved; approved are: {', '.join(known) or 'none'}"
+            )
+        # Out of force first: a withdrawal must not fail because the log's disk is full.
+        kept = Approvals(
+            bundles=tuple(one for one in before.bundles if one not in bundles),
+            plans=tuple(one for one in before.plans if one not in plans),
         )
-    # Out of force first: a withdrawal must not fail because the log's disk is full.
-    kept = Approvals(
-        bundles=tuple(one for one in before.bundles if one not in bundles),
-        plans=tuple(one for one in before.plans if one not in plans),
-    )
-    _write(node, kept)
-    write_audit(store, WITHDRAWN_EVENT, {"withdrawn": taken, "who": who})
+        _write(node, kept)
+        write_audit(store, WITHDRAWN_EVENT, {"withdrawn": taken, "who": who})
     return taken
+
+
+def _changing(node: Path) -> AbstractContextManager[None]:
+    """One at a time: two commands at once must not lose each other's change."""
+    return hold_file(node / "approvals.lock", wait=True)
 
 
 def _means(name: str, found: str) -> bool:
@@ -238,9 +255,16 @@ def _write(node: Path, approvals: Approvals) -> None:
 
 
 def _keep_asked(node: Path, plan: FederationPlan) -> bool:
-    """Keeps a plan that waits for an approval; whether it was not there before."""
-    path = node / ASKED / f"{plan.federation}.toml"
+    """Keeps a plan that waits for an approval; whether it was not there before.
+
+    The first that came stay: whoever asks for one plan after the other neither drives out one that
+    somebody waits for nor makes the audit log longer.
+    """
+    path = asked_file(node, plan)
     if path.exists():
+        return False
+    if len(_newest_first(node / ASKED, "*.toml")) >= MOST_ASKED:
+        log.warning("the plan %s is not kept: %d wait already", plan.federation, MOST_ASKED)
         return False
     text = tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True))
     if len(text) > MOST_ASKED_BYTES:
@@ -248,8 +272,6 @@ def _keep_asked(node: Path, plan: FederationPlan) -> bool:
         return False
     try:
         write_whole(path, text)
-        for old in _newest_first(node / ASKED, "*.toml")[MOST_ASKED:]:
-            old.unlink(missing_ok=True)
     except OSError as error:
         log.warning("the plan %s could not be kept: %s", plan.federation, error)
         return False

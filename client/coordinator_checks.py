@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPSConnection
-from pathlib import Path
+from urllib.request import getproxies, proxy_bypass
 
 from client.approvals import asked_plans, read_approvals
 from client.check import Check
 from client.node import Node
-from client.supernode import worker_socket
+from client.supernode import is_listening, worker_socket
 from common.errors import SettingsError
 from common.kit import Invitation
 
@@ -78,12 +78,13 @@ def _check_key(node: Node) -> Check:
 
 def check_coordinator(node: Node, invitation: Invitation, now: datetime) -> Iterator[Check]:
     """Address, port, certificate and clock, until one of them stops the next."""
-    place = f"{invitation.address}:{invitation.port}"
+    place = f"{invitation.address}:{invitation.port}{_told_of_proxy(invitation.address)}"
     try:
         socket.getaddrinfo(invitation.address, invitation.port, type=socket.SOCK_STREAM)
     except OSError as error:
         to_do = "ask your network's people for the name, or the coordinator for an IP address"
-        yield Check("address", f"{invitation.address}: {error}", "it has no address here", to_do)
+        found = f"{invitation.address}{_told_of_proxy(invitation.address)}: {error}"
+        yield Check("address", found, "it has no address here", to_do)
         return
     yield Check("address", invitation.address)
     try:
@@ -98,6 +99,13 @@ def check_coordinator(node: Node, invitation: Invitation, now: datetime) -> Iter
     yield Check("port", f"{place} answers")
     yield _check_certificate(seen.certificate_ends, now)
     yield check_clocks(seen.ahead_s)
+
+
+def _told_of_proxy(address: str) -> str:
+    """That the SuperNode would take another way; empty if no proxy is set for that address."""
+    if "https" not in getproxies() or proxy_bypass(address):
+        return ""
+    return " (directly; the SuperNode will go through the proxy in HTTPS_PROXY)"
 
 
 def look(invitation: Invitation, ca_certificate: str, now: datetime) -> Seen:
@@ -201,27 +209,11 @@ def check_asked(node: Node) -> Check:
     return Check("waiting", found, "refused for want of an approval", APPROVE)
 
 
-def check_separation(node: Node, store: Path) -> Check:
-    """Whether code that arrives may run as a user who cannot read the scans.
-
-    Running as one user is no problem of its own, but it is told.
-    """
-    socket = worker_socket(node)
-    if not socket.is_socket() or not socket.stat().st_mode & 0o060:
-        return Check("users", "worker and SuperNode are one: approved code could read the store")
-    found = "the SuperNode may be another user"
-    mode, is_theirs = store.stat().st_mode, store.stat().st_gid == socket.stat().st_gid
-    if mode & 0o007 or (is_theirs and mode & 0o070):
-        to_do = f"chmod 700 {store}"
-        return Check("users", found, "the store is not its owner's alone", to_do)
-    return Check("users", f"{found}, who cannot enter the store")
-
-
 def check_socket(node: Node) -> Check:
     """Where worker and SuperNode meet, and who may."""
     path = worker_socket(node)
     moved = "" if path == node.worker_socket.absolute() else " (the folder's own path is too long)"
-    if not path.is_socket():
+    if not is_listening(path):
         to_do = "`oneslice hospital join`, or `oneslice hospital worker` where they are apart"
         return Check("worker", f"nobody listens on {path}{moved}", "no round is answered", to_do)
     return Check("worker", f"listens on {path}{moved}")

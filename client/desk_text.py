@@ -10,6 +10,7 @@ from client.egress import Content, Sent
 from client.policy import POLICY_FILE, Policy
 from client.store.forget import Proof
 from client.store.status import STATES, Status
+from common.printable import printable
 
 if TYPE_CHECKING:
     from client.leak_probe import Probe
@@ -47,8 +48,9 @@ def _say_sent(sent: Sent | None) -> str:
     if sent is None:
         return "nothing was sent yet"
     note, content = sent.content.note, sent.content
+    why = f" ({note['reason']})" if note["reason"] else ""
     return (
-        f"sent last: {sent.time}, {note['outcome']}, round {note['round']}, "
+        f"sent last: {sent.time}, {note['outcome']}{why}, round {note['round']}, "
         f"{len(content.tensors)} tensors, {content.num_bytes} bytes (see `hospital egress`)"
     )
 
@@ -152,6 +154,8 @@ def print_proof(proof: Proof) -> None:
 
 def print_check(check: Check) -> None:
     """One line, and two more if something is wrong."""
-    print(f"{'PROBLEM' if check.problem else 'ok':<9}{check.check:<24}{check.found}")
-    if check.problem:
-        print(f"{'':<9}{check.problem}\n{'':<9}-> {check.what_to_do}")
+    # Some of it is what a server answered, or the name of a file that code from outside wrote.
+    found, problem, to_do = map(printable, (check.found, check.problem, check.what_to_do))
+    print(f"{'PROBLEM' if problem else 'ok':<9}{check.check:<24}{found}")
+    if problem:
+        print(f"{'':<9}{problem}\n{'':<9}-> {to_do}")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from client.check import Check
-from client.coordinator_checks import check_node, check_separation
+from client.coordinator_checks import check_node
 from client.machine_checks import (
     check_cores,
     check_disk,
@@ -16,6 +16,7 @@ from client.machine_checks import (
     check_python,
 )
 from client.node import Node
+from client.separation import check_separation
 from client.store.status import label_map_bytes_to_come
 from client.store.store import Store, open_store
 from client.store_checks import (

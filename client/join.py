@@ -2,10 +2,11 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from client.node import Node
-from client.supernode import worker_socket, write_programs
+from client.supernode import ANOTHER_WORKER, is_listening, worker_socket, write_programs
 from common.quiet import QUIET
 from common.supervision import Service, supervise
 
@@ -13,6 +14,7 @@ ONESLICE = Path(sys.executable).parent / "oneslice"
 WORKER, SUPERNODE = "worker", "supernode"
 # What the SuperNode says in its log, and what that means here.
 EXPLAINED = {
+    ANOTHER_WORKER: "another worker runs already: end it, or do not `join`",
     "Failed to activate SuperNode": "the coordinator does not know this hospital's key (yet, or "
     "no longer): send it request.json, and wait until it is registered",
     "CERTIFICATE_VERIFY_FAILED": "the coordinator's certificate is not trusted: `hospital doctor` "
@@ -20,6 +22,10 @@ EXPLAINED = {
     "Connection refused": "nothing answers at the coordinator's address: is it up?",
     "is not approved at this hospital": "a bundle came that is not approved: `oneslice hospital "
     "approve` shows it",
+    # All that Flower says of an answer 401, and it ends with status 0; so the last one to look for.
+    "SuperNode terminated gracefully": "if nobody stopped it, the coordinator refused its "
+    "signature: a clock is off, or its key was revoked; `oneslice hospital doctor` compares the "
+    "clocks",
 }
 
 
@@ -39,8 +45,6 @@ def join(store: Path, node: Node, device: str) -> None:
 def services(store: Path, node: Node, device: str) -> tuple[Service, Service]:
     """The pair; the SuperNode starts once the worker listens."""
     socket, place = worker_socket(node), str(node.path.absolute())
-    # The one that a killed worker left would count as ready.
-    socket.unlink(missing_ok=True)
     environment = {**os.environ, **QUIET}
     own = (str(ONESLICE), "hospital")
     worker = ("worker", "--store", str(store.absolute()), "--node", place, "--device", device)
@@ -50,7 +54,7 @@ def services(store: Path, node: Node, device: str) -> tuple[Service, Service]:
             (*own, *worker),
             node.logs / f"{WORKER}.log",
             environment,
-            ready=socket.is_socket,
+            ready=partial(is_listening, socket),
         ),
         Service(
             SUPERNODE,

@@ -27,7 +27,7 @@ def approve(
     store: StoreFolder,
     node: NodeFolder = None,
     plan: Annotated[
-        Path | None, typer.Option(help="The plan, TOML; those that were asked for if not given.")
+        Path | None, typer.Option(help="The plan, TOML; the one that was asked for if not given.")
     ] = None,
     bundle: Annotated[
         Path | None,
@@ -35,7 +35,9 @@ def approve(
     ] = None,
     by: By = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Show the changed lines.")] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show all changed lines, however many.")
+    ] = False,
     withdraw: Annotated[
         str | None,
         typer.Option(help="Take back a bundle's approval (its hash) or a federation's instead."),
@@ -116,24 +118,24 @@ def worker(
     from client.node import node_of
     from client.node_group import find_group, share_with_group
     from client.store.store import open_store
-    from client.supernode import make_socket_folder, worker_socket, write_programs
+    from client.supernode import make_socket_folder, shared_socket, worker_socket, write_programs
     from client.worker import Door, make_secret, serve
 
     opened, here = open_store(store), node_of(store, node)
     hospital = Hospital(opened, check_device(device), node=here.path)
     here.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     number = None if group is None else find_group(group)
+    usual = worker_socket(here) if number is None else shared_socket(here)
     door = Door(
-        worker_socket(here) if socket is None else socket,
+        usual if socket is None else socket,
         make_secret(here.worker_secret if secret_file is None else secret_file),
         number,
     )
     if door.socket.parent.resolve() != here.path.resolve() and socket is None:
-        make_socket_folder(door.socket, number)
+        make_socket_folder(door.socket)
     write_programs(here)
     if number is not None:
         share_with_group(here.path, opened, number)
-    print(f"{opened.hospital}: answering on {door.socket}", flush=True)
     serve(hospital, door)
 
 

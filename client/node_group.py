@@ -1,8 +1,9 @@
 """Lets the users of one group reach what the SuperNode needs, and nothing of the store.
 
-The SuperNode runs as a user of that group: it can ask the worker, read the approvals, the key and
-the certificate, and write what it unpacks, what it refuses and its log. It cannot write an approval
-or read the store, for which the node's folder must lie outside of it.
+The SuperNode runs as a user of that group: it can ask the worker, run the gate, read the approvals,
+the key and the certificate, and write what it unpacks, what it refuses and its log. It cannot write
+an approval or the gate, or read the store, for which the node's folder must lie outside of it. The
+worker's user is in that group as well: it gives files to it, and reads what was refused.
 """
 
 import grp
@@ -13,17 +14,20 @@ from client.store.store import Store
 from common.errors import SettingsError
 
 # The group may look into the folder, and make nothing in it.
-FOLDER, WRITABLE, READABLE = 0o750, 0o2770, 0o640
+FOLDER, WRITABLE, READABLE = 0o750, 0o770, 0o640
+PROGRAMS = "bin"
 WRITABLE_FOLDERS = ("flwr", "refused", "logs")
 READABLE_FILES = ("worker.secret", "node.key", "ca.crt", "invitation.json")
 
 
 def find_group(name: str) -> int:
-    """The group's number.
+    """The group's number; `name` may be that number.
 
     Raises:
         SettingsError: there is no such group on this machine.
     """
+    if name.isdecimal():
+        return int(name)
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -34,7 +38,7 @@ def find_group(name: str) -> int:
 
 
 def share_with_group(node: Path, store: Store, group: int) -> None:
-    """Gives the group its rights in a node's folder.
+    """Gives the group its rights in a node's folder, in which the programs are.
 
     Raises:
         SettingsError: the folder lies in the store, which the group must not enter; or it is
@@ -47,6 +51,7 @@ def share_with_group(node: Path, store: Store, group: int) -> None:
         )
     try:
         _give(node, group, FOLDER)
+        _give(node / PROGRAMS, group, FOLDER)
         for name in WRITABLE_FOLDERS:
             (node / name).mkdir(exist_ok=True)
             _give(node / name, group, WRITABLE)

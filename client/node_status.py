@@ -6,11 +6,12 @@
 from dataclasses import dataclass
 from datetime import UTC
 
-from client.approvals import asked_plans, read_approvals
+from client.approvals import MOST_ASKED, asked_plans, read_approvals
 from client.join import explain
 from client.node import Node
 from common.errors import OneSliceError
 from common.kit import load_certificate
+from common.printable import printable
 from common.supervision import ServiceState, read_services
 
 
@@ -111,12 +112,16 @@ def print_node_status(found: NodeStatus) -> None:
     if found.services and not found.supervised:
         print("  not running: `oneslice hospital join` starts it")
     for one in found.services if found.supervised else ():
-        print(f"  {one.name:<11}{one.state} since {one.since}, started again {one.restarts} times")
+        print(f"  {one.name:<11}{one.state} since {one.since}, restarts: {one.restarts}")
         if one.last_exit:
             print(f"  {'':<11}ended last: {one.last_exit}{one.meaning and f': {one.meaning}'}")
     bundles = ", ".join(name[:12] for name in found.bundles)
     print(f"  approved bundles: {bundles or 'none'}")
     print(f"  approved federations: {', '.join(found.federations) or 'none'}")
-    waiting = [*found.asked, *(f"bundle {name[:12]}" for name in found.refused)]
+    if len(found.asked) >= MOST_ASKED:
+        print(
+            f"  {MOST_ASKED} plans wait, and no more are kept: approve one, or delete it in asked/"
+        )
+    waiting = [*found.asked, *(f"bundle {printable(name[:12])}" for name in found.refused)]
     if waiting:
         print(f"  WAITING FOR APPROVAL: {', '.join(waiting)} (`oneslice hospital approve`)")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from client.approvals import (
     APPROVED,
+    asked_file,
     asked_plans,
     is_bundle_approved,
     is_plan_approved,
@@ -42,7 +43,8 @@ class BundleProposal:
         own: whether it is what this hospital's own installation builds.
         approved: whether it is approved already.
         came_last: the hash of the newest bundle that was refused here; None if none was.
-        compared_with: the bundle approved last; None if there was none, and all files are new.
+        compared_with: the bundle approved last; if there was none, this installation's own; None
+            if this is the first and the own, and all files are new.
         changes: the files that differ from that one's.
     """
 
@@ -111,12 +113,21 @@ def own_bundle(node: Node) -> bytes:
 
 
 def wanted_plans(node: Node, file: Path | None) -> list[FederationPlan]:
-    """The plan in the file, else those that were asked for.
+    """The plan in the file, else the one that was asked for; none if none was.
 
     Raises:
-        SettingsError: the file holds no plan.
+        SettingsError: the file holds no plan, or several were asked for.
     """
-    return asked_plans(node.path) if file is None else [read_settings(FederationPlan, file)]
+    if file is not None:
+        return [read_settings(FederationPlan, file)]
+    asked = asked_plans(node.path)
+    if len(asked) > 1:
+        options = "\n".join(f"  --plan {asked_file(node.path, plan)}" for plan in asked)
+        raise SettingsError(
+            f"{len(asked)} plans wait for an approval: choose one, by the same command with\n"
+            f"{options}\nand delete the files of those that nobody should approve"
+        )
+    return asked
 
 
 def propose(
@@ -158,14 +169,15 @@ def _propose_bundle(node: Node, own: bytes, bundle: bytes) -> BundleProposal:
     approved = read_approvals(node.path).bundles
     kept = [node.path / APPROVED / f"{one.hash}.fab" for one in approved]
     last = next((path for path in reversed(kept) if path.exists()), None)
-    before = bundle_files(last.read_bytes()) if last is not None else {}
+    compared = last.read_bytes() if last is not None else None if bundle == own else own
+    before = {} if compared is None else bundle_files(compared)
     came = sorted(node.refused.glob("*.fab"), key=lambda path: path.stat().st_mtime_ns)
     return BundleProposal(
         hash=bundle_hash(bundle),
         own=bundle == own,
         approved=is_bundle_approved(node.path, bundle_hash(bundle)),
         came_last=came[-1].stem if came else None,
-        compared_with=None if last is None else last.stem,
+        compared_with=None if compared is None else bundle_hash(compared),
         changes=changed_files(before, bundle_files(bundle)),
     )
 

@@ -1,12 +1,14 @@
 """How a proposal is printed for the person who decides on it."""
 
 from client.proposal import BundleProposal, PlanProposal, Proposal
+from common.printable import printable
 
 MEGABYTE = 1e6
+MOST_LINES = 400
 
 
 def print_proposal(proposal: Proposal, *, diff: bool) -> None:
-    """The code, the plans, and what will leave the building; `diff` shows the changed lines."""
+    """The code, the plans, and what will leave the building; `diff` shows all changed lines."""
     if proposal.bundle is not None:
         _print_bundle(proposal.bundle, diff=diff)
     for plan in proposal.plans:
@@ -34,16 +36,20 @@ def _print_bundle(bundle: BundleProposal, *, diff: bool) -> None:
     if bundle.came_last == bundle.hash:
         print("  it is what the coordinator sent last")
     elif bundle.came_last is not None:
-        print(f"  IT IS NOT what the coordinator sent last: {bundle.came_last}")
+        print(f"  IT IS NOT what the coordinator sent last: {printable(bundle.came_last)}")
         print("  (refused/ has that one; --bundle shows it beside what was approved before)")
     if bundle.compared_with is None:
         print(f"  the first bundle here: {len(bundle.changes)} files")
         return
-    print(f"  since {bundle.compared_with}: {len(bundle.changes)} files differ")
+    print(f"  beside {bundle.compared_with}: {len(bundle.changes)} files differ")
     for change in bundle.changes:
-        print(f"    {change.how:<9}{change.path}")
-        if diff:
-            print(change.diff)
+        print(f"    {change.how:<9}{printable(change.path)}")
+    lines = [line for change in bundle.changes for line in change.diff.split("\n")]
+    shown = lines if diff else lines[:MOST_LINES]
+    for line in shown:
+        print(printable(line))
+    if len(shown) < len(lines):
+        print(f"  AND {len(lines) - len(shown)} LINES MORE: --diff shows all")
 
 
 def _print_plan(plan: PlanProposal) -> None:
@@ -54,5 +60,5 @@ def _print_plan(plan: PlanProposal) -> None:
     else:
         print(f"  since {plan.compared_with}: {len(plan.changes)} keys differ")
     for change in plan.changes:
-        before = "" if plan.compared_with is None else f"{change.before} -> "
-        print(f"    {change.key:<36}{before}{change.after}")
+        before = "" if plan.compared_with is None else f"{printable(change.before)} -> "
+        print(f"    {printable(change.key):<36}{before}{printable(change.after)}")

@@ -51,6 +51,7 @@ OURS = "ONESLICE_"
 # A socket's path holds 107 bytes on Linux and 103 on macOS; both ends write it the same way.
 LONGEST_SOCKET_PATH = 100
 EXECUTABLE = 0o755
+ANOTHER_WORKER = "another worker answers"
 
 
 def worker_socket(node: Node) -> Path:
@@ -65,8 +66,35 @@ def worker_socket(node: Node) -> Path:
     return Path(tempfile.gettempdir()) / f"oneslice-{digest}" / node.worker_socket.name
 
 
-def make_socket_folder(path: Path, group: int | None) -> None:
-    """Makes the folder of a socket that lies outside of the node's, for its owner (and a group).
+def shared_socket(node: Node) -> Path:
+    """Where a worker and a SuperNode of another user meet: in the node's folder and nowhere else.
+
+    Raises:
+        SettingsError: its path is too long. Services may each have a /tmp of their own.
+    """
+    usual = node.worker_socket.absolute()
+    length = len(os.fsencode(usual))
+    if length > LONGEST_SOCKET_PATH:
+        raise SettingsError(
+            f"the socket {usual} would have a path of {length} bytes, {LONGEST_SOCKET_PATH} are "
+            "possible: choose a node's folder with a shorter path (--node)"
+        )
+    return usual
+
+
+def is_listening(path: Path) -> bool:
+    """Whether somebody answers there; a worker that was killed leaves its socket behind."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(1.0)
+        try:
+            caller.connect(os.fsencode(path))
+        except OSError:
+            return False
+    return True
+
+
+def make_socket_folder(path: Path) -> None:
+    """Makes the folder of a socket that lies outside of the node's, for its owner alone.
 
     Raises:
         SettingsError: somebody else made a folder of that name before.
@@ -78,9 +106,7 @@ def make_socket_folder(path: Path, group: int | None) -> None:
             f"{folder}, where the worker is to listen, belongs to another user: remove it, or "
             "choose a node's folder with a shorter path (--node)"
         )
-    if group is not None:
-        os.chown(folder, -1, group)
-    folder.chmod(0o700 if group is None else 0o750)
+    folder.chmod(0o700)
 
 
 def write_programs(node: Node) -> None:

@@ -30,6 +30,9 @@ from pathlib import Path
 
 from client.approvals import largest_request_bytes
 from client.local_round import Hospital, answer, failed_reply
+from client.supernode import ANOTHER_WORKER
+from common.errors import ServiceError
+from common.file_lock import hold_file
 from common.updates import action_of
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ class Door:
     """Where callers come in.
 
     Attributes:
-        socket: the path of the socket; what lies there is replaced.
+        socket: the path of the socket; what an ended worker left there is replaced.
         secret: what a caller has to know.
         group: the number of the group that may use the socket; none: its owner only.
         silence_s: how long a caller may say nothing before it is dropped.
@@ -74,9 +77,13 @@ def serve(hospital: Hospital, door: Door) -> None:
     """Answers requests until the process is ended.
 
     A caller without the secret, or one that breaks off, is logged and costs the others nothing.
+
+    Raises:
+        ServiceError: another worker answers there.
     """
     desk = Desk(hospital, door)
-    with _listen(door) as listener:
+    with _only_worker(door.socket), _listen(door) as listener:
+        print(f"{hospital.store.hospital}: answering on {door.socket}", flush=True)
         while True:
             try:
                 caller, _ = listener.accept()
@@ -88,6 +95,18 @@ def serve(hospital: Hospital, door: Door) -> None:
                 caller.close()
                 continue
             threading.Thread(target=desk.attend, args=(caller,), daemon=True).start()
+
+
+@contextmanager
+def _only_worker(socket: Path) -> Iterator[None]:
+    try:
+        with hold_file(socket.with_name(f"{socket.name}.lock"), wait=False):
+            yield
+    except BlockingIOError:
+        raise ServiceError(
+            f"{ANOTHER_WORKER} on {socket}: leave it as it is, or end it first (stop `oneslice "
+            "hospital join`, or the service that runs `oneslice hospital worker`)"
+        ) from None
 
 
 @contextmanager

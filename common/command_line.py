@@ -11,6 +11,7 @@ from enum import StrEnum
 import typer
 
 from common.errors import CheckpointError, LabelDictionaryError, OneSliceError, SettingsError
+from common.printable import printable
 
 STOPPED, WRONG_INPUT = 1, 2
 
@@ -27,7 +28,9 @@ def run_commands(app: typer.Typer, arguments: Sequence[str], prog_name: str) -> 
     try:
         app(list(arguments), prog_name=prog_name)
     except OneSliceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Errors quote what came from outside.
+        lines = [printable(line) for line in str(error).split("\n")]
+        print("error: " + "\n".join(lines), file=sys.stderr)
         wrong_input = (SettingsError, LabelDictionaryError, CheckpointError)
         sys.exit(WRONG_INPUT if isinstance(error, wrong_input) else STOPPED)
     except OSError as error:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.printable import PRINTABLE
 from common.privacy import Privacy
 from common.random_streams import stream_seed
 from common.scans import AXIS_OF_PLANE, Modality, Plane
@@ -13,7 +14,7 @@ from common.strategy import StrategySettings
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-LabelName = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,64}$")]
+LabelName = Annotated[str, Field(pattern=f"^{PRINTABLE}{{1,64}}$")]
 Stride = Annotated[int, Field(ge=1, le=4)]
 Millimetres = Annotated[float, Field(gt=0, le=100)]
 PatchSide = Annotated[int, Field(ge=1, le=1024)]
@@ -24,11 +25,14 @@ Candidate = Literal["patches", "correspondence", "registration"]
 
 
 class Label(Settings):
-    """One structure of the label dictionary. `index` is its value in masks; 0 is background."""
+    """One structure of the label dictionary. `index` is its value in masks; 0 is background.
+
+    `snomed`: its code in SNOMED CT, digits only.
+    """
 
     name: LabelName
     index: int = Field(ge=1, le=254)
-    snomed: str | None = None
+    snomed: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
     colour: str = Field(default="#d95f02", pattern=r"^#[0-9a-fA-F]{6}$")
 
 

@@ -34,7 +34,7 @@ from common.whole_file import write_whole
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLED_AFTER_S = 1.0, 60.0, 300.0
 READY_WITHIN_S, END_PATIENCE_S = 60.0, 20.0
-LONGEST_LOG_BYTES, NUM_LAST_LINES = 10_000_000, 5
+LONGEST_LOG_BYTES, NUM_LAST_LINES = 10_000_000, 12
 _LOOK_EVERY_S = 0.2
 # Flower starts some programs in sessions of their own; this variable is what they all inherit.
 _MARK = "ONESLICE_SUPERVISED"

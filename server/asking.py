@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from common.errors import BadReplyError, QuorumError
 from common.messages import CONFIG, content_to_update, request_to_config
 from common.plan import FederationPlan
+from common.printable import printable
 from common.updates import RoundRequest
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,9 @@ def greet(
         try:
             names[node] = _name_of(reply, online[node], set(names.values()))
         except BadReplyError as error:
-            log.warning("node %d stays out: %s", node, error)
-            on_refusal(str(error))
+            why = printable(str(error))
+            log.warning("node %d stays out: %s", node, why)
+            on_refusal(why)
     return names
 
 

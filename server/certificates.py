@@ -125,18 +125,32 @@ def check_address(path: Path, address: str) -> None:
         )
 
 
-def _load_authority(
-    key_file: Path, certificate_file: Path, now: datetime
-) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def load_key_of(key_file: Path, certificate_file: Path) -> ec.EllipticCurvePrivateKey:
+    """The private key of a certificate.
+
+    Raises:
+        SettingsError: one of the files cannot be read, or they do not belong together.
+    """
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise SettingsError(f"the authority's key {key_file} cannot be read: {error}") from None
+        raise SettingsError(f"the key {key_file} cannot be read: {error}") from None
     certificate = read_certificate(certificate_file)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != (
         certificate.public_key()
     ):
-        raise SettingsError(f"{key_file} is not the key of {certificate_file}: restore both")
+        raise SettingsError(f"{key_file} is not the key of {certificate_file}")
+    return key
+
+
+def _load_authority(
+    key_file: Path, certificate_file: Path, now: datetime
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    try:
+        key = load_key_of(key_file, certificate_file)
+    except SettingsError as error:
+        raise SettingsError(f"{error}: restore both files of the authority") from None
+    certificate = read_certificate(certificate_file)
     if certificate.not_valid_after_utc <= now:
         raise SettingsError(
             f"the authority ended on {certificate.not_valid_after_utc:%Y-%m-%d}: make a new "

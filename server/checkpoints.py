@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,9 @@ def save_state(folder: Path, state: RoundState, plan: FederationPlan) -> Path:
             unfinished.rename(target)
         _flush_folder(folder)
     except OSError as error:
+        with suppress(OSError):
+            # What is half written would take the room that others need to say so.
+            _sweep_unfinished(folder)
         raise CheckpointError(
             f"round {state.round} could not be saved in {folder} ({error.strerror}); earlier "
             "rounds are kept: free some space and run the same command again"

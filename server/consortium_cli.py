@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from common.command_line import Format
+from common.command_line import STOPPED, Format
 from server.cli_options import DEFAULT_CONSORTIUM, ConsortiumFolder, OutputFormat
 
 if TYPE_CHECKING:
@@ -104,30 +104,38 @@ def invite(
 
 def register(
     request: Annotated[Path, typer.Argument(help="The request.json that the hospital sent.")],
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Its key's, as the hospital read it out; then nobody asks.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="It was compared before.")] = False,
     consortium: ConsortiumFolder = DEFAULT_CONSORTIUM,
 ) -> None:
-    """Take a hospital's key in exchange for its invitation."""
+    """Take a hospital's key in exchange for its invitation, once it was compared by telephone."""
     from common.kit import JoinRequest, read_kit
-    from server.members import changing_members
+    from server.members import changing_members, read_members
     from server.members import register as take_key
 
     opened = _open(consortium)
     asked = read_kit(JoinRequest, request)
+    # What cannot be taken is refused before anybody is called.
+    _, wanted = take_key(read_members(opened.members_file), asked, _now())
+    print(f"{wanted.hospital}'s key: {wanted.fingerprint}")
+    if not _is_compared(wanted, fingerprint, yes=yes):
+        print("nothing was registered: whoever sent this request may not be the hospital")
+        raise typer.Exit(STOPPED)
     with changing_members(opened.members_file) as held:
         held[0], member = take_key(held[0], asked, _now())
     print(f"{member.hospital}: registered until {member.expires:%Y-%m-%d}")
-    print(f"by telephone, compare its key: {member.fingerprint}")
-    print(f"if it differs: `oneslice coordinator revoke {member.hospital}` at once")
     _tell_superlink(opened)
 
 
 def renew(
     hospital: Annotated[
-        str | None, typer.Argument(help="Whose key; without: the server's certificate.")
+        str | None, typer.Argument(help="Which; without: the server's certificate.")
     ] = None,
     consortium: ConsortiumFolder = DEFAULT_CONSORTIUM,
 ) -> None:
-    """Another year for one hospital's key, or a new server certificate by the same authority."""
+    """Another year for one hospital, or a new server certificate by the same authority."""
     from server.certificates import addresses_in, expiry
     from server.consortium import renew_server_certificate
     from server.members import changing_members
@@ -140,7 +148,7 @@ def renew(
         opened.write_flower_settings(settings)
         good_for = ", ".join(addresses_in(opened.server_certificate))
         print(f"server certificate until {expiry(opened.server_certificate):%Y-%m-%d}: {good_for}")
-        print("no hospital need do anything; if the coordinator is up, stop it and start it again")
+        print("no hospital need do anything; if the coordinator is up: `down`, then `up` again")
         return
     with changing_members(opened.members_file) as held:
         held[0], member = renew_key(held[0], hospital, _now())
@@ -187,10 +195,29 @@ def members(
         print(f"warning: {warning}")
 
 
+def _is_compared(member: "Member", told: str | None, *, yes: bool) -> bool:
+    """Whether the hospital itself says that this is its key.
+
+    Raises:
+        SettingsError: it has told another fingerprint.
+    """
+    from common.errors import SettingsError
+
+    if told is not None:
+        if "".join(told.split()).casefold() == "".join(member.fingerprint.split()):
+            return True
+        raise SettingsError(
+            f"expected the key {told!r}, the request holds {member.fingerprint!r}: it was changed "
+            f"on the way, or is another; have {member.hospital} send its request.json again"
+        )
+    question = f"Was this compared with {member.hospital} by telephone, and is it the same?"
+    return yes or typer.confirm(question)
+
+
 def _state_of(member: "Member", now: datetime) -> str:
     if member.state == "registered" and member.expires is not None:
         again = ", invited for a new key" if member.invitation else ""
-        word = "registered until" if member.is_accepted(now) else "expired on"
+        word = "expired on" if member.is_expired(now) else "registered until"
         return f"{word} {member.expires:%Y-%m-%d}{again}  {member.fingerprint}"
     if member.state == "invited" and member.invitation is not None:
         word = "invited until" if now < member.invitation.expires else "invitation ended on"
@@ -204,7 +231,7 @@ def _tell_superlink(consortium: "Consortium") -> None:
     if not is_superlink_up(consortium):
         print("takes effect with the next `oneslice coordinator up`")
         return
-    for sentence in register_with_superlink(consortium, _now()):
+    for sentence in register_with_superlink(consortium):
         print(sentence)
 
 

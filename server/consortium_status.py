@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from common.errors import OneSliceError
+from common.printable import printable
 from common.settings_file import Settings
 from common.supervision import Services, ServiceState, read_services
 from server.consortium import Consortium
@@ -15,7 +16,10 @@ from server.run_folder import RunFolder
 
 
 class HospitalStatus(Settings):
-    """A hospital of the consortium. `state`: online, offline, never seen, or as in members.json."""
+    """A hospital of the consortium.
+
+    `state`: online, offline, never seen, or as in members.json; and whether its year is over.
+    """
 
     hospital: str
     state: str
@@ -79,30 +83,32 @@ def consortium_text(status: ConsortiumStatus) -> str:
     """The same for people."""
     begin = "" if status.up else ": `oneslice coordinator up` starts it"
     lines = [f"{status.name} is {'up' if status.up else 'down'}{begin}"]
-    lines += [_service_line(one) for one in status.services]
+    for service in status.services:
+        lines += _service_lines(service)
     if status.problem:
         lines.append(f"problem: {status.problem}")
     for one in status.hospitals:
         advice = f"  {one.what_to_do}" if one.what_to_do else ""
         lines.append(f"  {one.hospital:<24}{one.state:<12}{advice}".rstrip())
-    lines += [federation_text(one) for one in status.federations]
+    for federation in status.federations:
+        lines += federation_text(federation).split("\n")
     lines += [f"damaged: {one}" for one in status.damaged]
     lines += [f"warning: {one}" for one in status.warnings]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _services(services: Services | None, *, is_up: bool) -> tuple[ServiceState, ...]:
     return services.services if services is not None and is_up else ()
 
 
-def _service_line(one: ServiceState) -> str:
+def _service_lines(one: ServiceState) -> list[str]:
     since = (_now() - datetime.fromisoformat(one.since)).total_seconds() if one.since else 0.0
-    line = f"  {one.name:<24}{one.state:<12}for {duration(since)}"
+    lines = [f"  {one.name:<24}{one.state:<12}for {duration(since)}"]
     if one.restarts:
-        line += f", restarted {one.restarts} times, last: {one.last_exit}"
+        lines[0] += f", restarted {one.restarts} times, last: {one.last_exit}"
     if one.state != "running" and one.last_lines:
-        line += f"\n    {one.last_lines[-1]}\n    more: `oneslice coordinator logs {one.name}`"
-    return line
+        lines += [f"    {one.last_lines[-1]}", f"    more: `oneslice coordinator logs {one.name}`"]
+    return lines
 
 
 def _hospitals(consortium: Consortium) -> tuple[tuple[HospitalStatus, ...], str]:
@@ -120,11 +126,21 @@ def _hospitals(consortium: Consortium) -> tuple[tuple[HospitalStatus, ...], str]
 
 
 def _hospital(member: Member, ids: dict[str, str], states: dict[str, str] | None) -> HospitalStatus:
-    if not member.is_accepted(_now()):
-        state: str = "expired" if member.state == "registered" else member.state
+    if member.state != "registered":
         waits = "waits for its request.json: `oneslice coordinator register`"
-        advice = waits if state == "invited" else ""
-        return HospitalStatus(hospital=member.hospital, state=state, what_to_do=advice)
+        advice = waits if member.state == "invited" else ""
+        return HospitalStatus(hospital=member.hospital, state=member.state, what_to_do=advice)
+    found = _registered_hospital(member, ids, states)
+    if not member.is_expired(_now()):
+        return found
+    decide = f"its year is over: `oneslice coordinator renew {member.hospital}`, or `revoke` it"
+    expired = {"state": f"{found.state}, expired", "what_to_do": decide}
+    return found.model_copy(update=expired)
+
+
+def _registered_hospital(
+    member: Member, ids: dict[str, str], states: dict[str, str] | None
+) -> HospitalStatus:
     if states is None:
         return HospitalStatus(hospital=member.hospital, state="registered")
     state = states.get(ids.get(member.fingerprint, ""), "registered")

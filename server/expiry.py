@@ -8,7 +8,7 @@ from server.members import WARN_DAYS, Member, read_members
 
 
 def warnings_of(consortium: Consortium, now: datetime) -> list[str]:
-    """One sentence for each certificate and each hospital's key that ends within 30 days."""
+    """One sentence for each certificate and each hospital's year that ends within 30 days."""
     soon = now + timedelta(days=WARN_DAYS)
     found = []
     ends = expiry(consortium.ca_certificate)
@@ -38,9 +38,9 @@ def _warning(member: Member, now: datetime, soon: datetime) -> str:
     if member.state != "registered" or member.expires is None or member.expires > soon:
         return ""
     mends = f"`oneslice coordinator renew {member.hospital}`"
-    if member.expires <= now:
-        mends = f"`oneslice coordinator invite {member.hospital}`, with `join-kit --new-key` there"
-    return f"the key of {member.hospital} {_ends(member.expires, now)}: {mends}"
+    if member.is_expired(now):
+        mends = f"it can still connect: {mends}, or `revoke {member.hospital}` to shut it out"
+    return f"the membership of {member.hospital} {_ends(member.expires, now)}: {mends}"
 
 
 def _ends(moment: datetime, now: datetime) -> str:

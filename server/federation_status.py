@@ -5,8 +5,10 @@ from typing import Literal
 
 from common.errors import CheckpointError
 from common.plan import FederationPlan
+from common.printable import printable
 from common.settings_file import Settings
 from server.checkpoints import load_state
+from server.disk_room import missing_room
 from server.progress import LOST_AFTER_S, Progress, read_progress
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.run_folder import RunFolder
@@ -85,7 +87,9 @@ def federation_status(folder: RunFolder) -> FederationStatus:
             "round": state.round if state else 0,
             "rounds": plan.num_rounds,
             "working_on": at_work.round if at_work and not finished else None,
-            "sentence": "" if finished else _sentence(folder, progress, wanted),
+            "sentence": ""
+            if finished
+            else _full_disk(folder, progress, wanted) or _sentence(folder, progress, wanted),
             "last_round_s": _last_round_s(folder),
             "missing": () if finished else _missing(state, at_work),
             "last": state.history[-1] if state else None,
@@ -110,7 +114,8 @@ def federation_text(status: FederationStatus, plan: FederationPlan | None = None
         lines.append(f"  privacy: epsilon {status.last.epsilon:.3g} spent (see the report)")
     for one in status.missing:
         lines.append(f"  missing: {one.hospital}: {one.why}; {one.what_to_do}")
-    return "\n".join(lines)
+    # Reasons are hospitals' own words.
+    return "\n".join(map(printable, lines))
 
 
 def duration(seconds: float) -> str:
@@ -148,6 +153,20 @@ def _sentence(folder: RunFolder, progress: Progress | None, wanted: Wanted | Non
         return why or "its server has ended: start it again"
     begins = f"start {max(wanted.starts, 1)} of {MOST_STARTS}; begins while `coordinator up` runs"
     return f"{begins}; the last one ended: {why}" if why else begins
+
+
+def _full_disk(folder: RunFolder, progress: Progress | None, wanted: Wanted | None) -> str:
+    """Looked at now: on a full disk a server that ended could not leave a word."""
+    if progress is not None and progress.phase != "failed" and progress.is_alive():
+        return ""
+    full = missing_room(folder)
+    if not full:
+        return ""
+    if wanted is None:
+        return f"{full}; then start it again"
+    if wanted.wanted == "running":
+        return f"{full}; it goes on by itself then"
+    return f"{full}; then `oneslice coordinator resume {folder.path.name}`"
 
 
 def _missing(state: RoundState | None, at_work: Progress | None) -> list[MissingHospital]:

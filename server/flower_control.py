@@ -15,6 +15,8 @@ from common.settings_file import Settings
 from server.consortium import CONNECTION, Consortium
 
 COMMAND_S = 60
+# How Flower says it; its commands have no other sign of it.
+_UNKNOWN_RUN, _ENDED_RUN = "Run ID not found", "Run is already finished"
 
 
 class FlowerRun(Settings):
@@ -50,31 +52,40 @@ def start_run(consortium: Consortium, plan_file: Path, out: Path) -> str:
     return str(told["run-id"])
 
 
-def list_runs(consortium: Consortium) -> dict[str, FlowerRun]:
-    """All runs that the SuperLink knows, by number.
+def find_run(consortium: Consortium, run_id: str) -> FlowerRun | None:
+    """The run of that number; None if the SuperLink does not know it, as after a lost database.
 
     Raises:
         ServiceError: the SuperLink does not answer.
     """
-    told = call_flower(consortium, "list", CONNECTION)
-    runs = [
-        FlowerRun(
-            run_id=str(run["run-id"]),
-            status=str(run["status"]),
-            details=str(run["status-details"]),
-        )
-        for run in told["runs"]
-    ]
-    return {run.run_id: run for run in runs}
+    try:
+        # Without a number it tells of the newest 20 only.
+        told = call_flower(consortium, "list", CONNECTION, "--run-id", run_id)
+    except ServiceError as error:
+        if _UNKNOWN_RUN in str(error):
+            return None
+        raise
+    (run,) = told["runs"]
+    return FlowerRun(
+        run_id=str(run["run-id"]),
+        status=str(run["status"]),
+        details=str(run["status-details"]),
+    )
 
 
 def stop_run(consortium: Consortium, run_id: str) -> None:
     """Ends a run; what hospitals still compute for it is no longer waited for.
 
+    One that has ended, or that the SuperLink does not know, is left as it is.
+
     Raises:
-        ServiceError: the SuperLink does not answer, or the run has ended before.
+        ServiceError: the SuperLink does not answer.
     """
-    call_flower(consortium, "stop", run_id, CONNECTION)
+    try:
+        call_flower(consortium, "stop", run_id, CONNECTION)
+    except ServiceError as error:
+        if _UNKNOWN_RUN not in str(error) and _ENDED_RUN not in str(error):
+            raise
 
 
 def node_states(consortium: Consortium) -> dict[str, str]:
@@ -110,11 +121,12 @@ def call_flower(consortium: Consortium, *arguments: str) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         raise ServiceError(f"`{name}`: the SuperLink did not answer within {COMMAND_S} s") from None
-    text = (done.stdout + done.stderr).strip()
+    text = " ".join((done.stdout + done.stderr).split())
     try:
         told: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         raise ServiceError(f"`{name}` failed: {text[-300:]}") from None
     if told.get("success") is not True:
-        raise ServiceError(f"`{name}` failed: {told.get('error-message', text[-300:])}".strip())
+        said = " ".join(str(told.get("error-message", text[-300:])).split())
+        raise ServiceError(f"`{name}` failed: {said}")
     return told

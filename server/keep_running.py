@@ -1,11 +1,15 @@
-"""Starts each wanted federation again whose server has ended; it resumes from its checkpoints."""
+"""Starts each wanted federation again whose server has ended; it resumes from its checkpoints.
+
+And ends servers that live though their federation is not wanted any more.
+"""
 
 import logging
 from datetime import UTC, datetime
 
 from common.errors import OneSliceError, ServiceError
 from server.consortium import Consortium
-from server.flower_control import list_runs, start_run, stop_run
+from server.disk_room import missing_room
+from server.flower_control import find_run, start_run, stop_run
 from server.progress import Progress, read_progress
 from server.run_folder import RunFolder
 from server.wanted import MOST_STARTS, Wanted, alone, newest_round, read_wanted, write_wanted
@@ -19,7 +23,7 @@ def keep_federations_running(consortium: Consortium) -> None:
     """One look at all federations. Call it while the SuperLink answers.
 
     Raises:
-        ServiceError: one or more could not be started; the others were looked at.
+        ServiceError: one or more could not be started or ended; the others were looked at.
     """
     problems = []
     for path in sorted(consortium.runs.glob("*")):
@@ -29,7 +33,9 @@ def keep_federations_running(consortium: Consortium) -> None:
                 wanted = read_wanted(folder)
                 if wanted is not None and wanted.wanted == "running":
                     _keep_running(consortium, folder, wanted)
-        except OneSliceError as error:
+                elif wanted is not None and (run_id := _living_run(folder)):
+                    stop_run(consortium, run_id)
+        except (OneSliceError, OSError) as error:
             problems.append(f"{path.name}: {error}")
     if problems:
         raise ServiceError("; ".join(problems))
@@ -44,10 +50,10 @@ def stop_federation(consortium: Consortium, folder: RunFolder, *, superlink_is_u
     with alone(folder):
         wanted = read_wanted(folder) or Wanted()
         write_wanted(folder, wanted.model_copy(update={"wanted": "stopped", "reason": ""}))
-        if superlink_is_up and wanted.run_id:
-            run = list_runs(consortium).get(wanted.run_id)
-            if run is not None and not run.is_finished:
-                stop_run(consortium, wanted.run_id)
+        if superlink_is_up:
+            # A start that was not written down any more has another number.
+            for run_id in {wanted.run_id, _living_run(folder)} - {""}:
+                stop_run(consortium, run_id)
 
 
 def is_finished(folder: RunFolder) -> bool:
@@ -56,14 +62,22 @@ def is_finished(folder: RunFolder) -> bool:
     return progress is not None and progress.phase == "finished"
 
 
+def _living_run(folder: RunFolder) -> str:
+    """Flower's number of the server that works in a folder; empty if none does."""
+    progress = read_progress(folder.progress_file)
+    if progress is None or progress.phase in {"failed", "finished"} or not progress.is_alive():
+        return ""
+    return progress.run_id
+
+
 def _keep_running(consortium: Consortium, folder: RunFolder, wanted: Wanted) -> None:
     if is_finished(folder):
         return
     progress = read_progress(folder.progress_file)
-    if progress is not None and progress.phase != "failed" and progress.is_alive():
-        if progress.run_id != wanted.run_id:
+    if living := _living_run(folder):
+        if living != wanted.run_id:
             # Its start was not written down any more. It holds the run's folder, so it counts.
-            write_wanted(folder, wanted.model_copy(update={"run_id": progress.run_id}))
+            write_wanted(folder, wanted.model_copy(update={"run_id": living}))
         return
     if progress is not None and progress.run_id != wanted.run_id:
         progress = None  # of an earlier start
@@ -72,13 +86,12 @@ def _keep_running(consortium: Consortium, folder: RunFolder, wanted: Wanted) -> 
     if not wanted.run_id:
         _start(consortium, folder, wanted, "")
         return
-    run = list_runs(consortium).get(wanted.run_id)
+    run = find_run(consortium, wanted.run_id)
     is_starting = progress is None and run is not None and not run.is_finished
     if is_starting and wanted.submitted_s < FIRST_SIGN_WITHIN_S:
         return
-    if run is not None and not run.is_finished:
-        # Nobody waits any more for what hospitals compute for the server that is gone.
-        stop_run(consortium, wanted.run_id)
+    # Nobody waits any more for what hospitals compute for the server that is gone.
+    stop_run(consortium, wanted.run_id)
     _start(consortium, folder, wanted, _why_it_ended(progress, run.details if run else ""))
 
 
@@ -90,6 +103,10 @@ def _why_it_ended(progress: Progress | None, details: str) -> str:
 
 
 def _start(consortium: Consortium, folder: RunFolder, wanted: Wanted, why: str) -> None:
+    if full := missing_room(folder):
+        # It would end at its next round, and a start that cannot be written down is made again
+        # with every look. Once there is room it goes on.
+        raise ServiceError(full)
     saved = newest_round(folder)
     starts = 0 if saved > wanted.round else wanted.starts
     if starts >= MOST_STARTS:

@@ -32,7 +32,7 @@ class OpenInvitation(Settings):
 
 
 class Member(Settings):
-    """One hospital. `expires`: when its key is no longer accepted unless it is renewed.
+    """One hospital. `expires`: by when somebody should decide whether it stays.
 
     A registered hospital can be invited again for a new key; the old one holds until then.
     """
@@ -45,12 +45,12 @@ class Member(Settings):
     fingerprint: str = ""
     expires: AwareDatetime | None = None
 
-    def is_accepted(self, now: datetime) -> bool:
-        """Whether the SuperLink is to let the hospital in."""
-        return self.state == "registered" and self.expires is not None and now < self.expires
+    def is_expired(self, now: datetime) -> bool:
+        """Whether its year is over. It stays in: no clock shuts a hospital out, only `revoke`."""
+        return self.state == "registered" and (self.expires is None or now >= self.expires)
 
     def days_left(self, now: datetime) -> int | None:
-        """Whole days until its key or its invitation ends, negative afterwards; none if revoked."""
+        """Whole days until its year or its invitation ends, negative afterwards."""
         ends = self.expires if self.state == "registered" else None
         if self.state == "invited" and self.invitation is not None:
             ends = self.invitation.expires
@@ -174,17 +174,16 @@ def register(members: Members, request: JoinRequest, now: datetime) -> tuple[Mem
 
 
 def renew(members: Members, hospital: str, now: datetime) -> tuple[Members, Member]:
-    """A registered hospital's key is good for another year from now; it need not do anything.
+    """A registered hospital belongs for another year from now; it need not do anything.
 
     Raises:
-        SettingsError: it is not registered, or its time is over.
+        SettingsError: it is not registered.
     """
     known = members.named(hospital)
-    if not known.is_accepted(now):
-        state = "expired" if known.state == "registered" else known.state
+    if known.state != "registered":
         raise SettingsError(
-            f"{known.hospital} is {state}, and a key that was let go is not taken again: "
-            f"`oneslice coordinator invite {known.hospital}`, and `join-kit --new-key` there"
+            f"{known.hospital} is {known.state}, not registered: "
+            f"`oneslice coordinator invite {known.hospital}`, and `join-kit` there"
         )
     renewed = known.model_copy(update={"expires": now + timedelta(days=MEMBER_DAYS)})
     return members.with_member(renewed), renewed

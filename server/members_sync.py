@@ -10,7 +10,6 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,34 +36,44 @@ def is_superlink_up(consortium: Consortium) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def is_in_step(consortium: Consortium, now: datetime) -> bool:
-    """Whether the SuperLink should know just the keys that are good now.
+def is_in_step(consortium: Consortium) -> bool:
+    """Whether the SuperLink should know just the keys of registered hospitals.
 
     Reads files and asks nobody: a SuperLink that lost its database is noticed only by
     `register_with_superlink`, which is therefore called once after every start.
     """
     ids = read_node_ids(consortium.nodes_file)
-    return set(_accepted(consortium, now)) == set(ids) and UNKNOWN not in ids.values()
+    return set(_registered(consortium)) == set(ids) and UNKNOWN not in ids.values()
 
 
-def register_with_superlink(consortium: Consortium, now: datetime) -> list[str]:
-    """Registers who is accepted, unregisters all others, and says in sentences what it did.
+def register_with_superlink(consortium: Consortium) -> list[str]:
+    """Registers who is in members.json, unregisters all others, and says what it did.
+
+    Whose year is over stays in until somebody revokes it: the clock may be wrong, and a key that
+    was let go is lost.
 
     Raises:
-        ServiceError: the SuperLink does not answer, or refuses.
+        ServiceError: the SuperLink does not answer, or refuses one; the others were done.
     """
     with _alone(consortium):
-        accepted, ids = _accepted(consortium, now), read_node_ids(consortium.nodes_file)
+        registered, ids = _registered(consortium), read_node_ids(consortium.nodes_file)
         live = list(node_states(consortium))
         _check_known(consortium, live)
         ids = _only_live(ids, live)
         _write_ids(consortium.nodes_file, ids)
-        done = _unregister_others(consortium, accepted, ids)
-        for fingerprint, member in accepted.items():
-            if fingerprint not in ids:
+        done, problems = _unregister_others(consortium, registered, ids)
+        for member in [one for key, one in registered.items() if key not in ids]:
+            try:
                 _register(consortium, member, ids)
                 done.append(f"{member.hospital} may connect")
-        return done
+            except ServiceError as error:
+                problems.append(f"{member.hospital} could not be registered: {error}")
+                # Of two keys that may have been taken nobody could tell which is which.
+                ids = _only_live(ids, list(node_states(consortium)))
+                _write_ids(consortium.nodes_file, ids)
+    if problems:
+        raise ServiceError("; ".join([*problems, *done]))
+    return done
 
 
 def _only_live(ids: NodeIds, live: list[str]) -> NodeIds:
@@ -91,17 +100,22 @@ def _check_known(consortium: Consortium, live: list[str]) -> None:
 
 
 def _unregister_others(
-    consortium: Consortium, accepted: dict[str, Member], ids: NodeIds
-) -> list[str]:
+    consortium: Consortium, registered: dict[str, Member], ids: NodeIds
+) -> tuple[list[str], list[str]]:
+    """What was done, and what could not be."""
     names = {m.fingerprint: m.hospital for m in read_members(consortium.members_file).members}
-    done = []
-    for fingerprint in [one for one in ids if one not in accepted]:
-        call_flower(consortium, "supernode", "unregister", ids[fingerprint], CONNECTION)
+    done, problems = [], []
+    for fingerprint in [one for one in ids if one not in registered]:
+        who = names.get(fingerprint, "a node that is nobody's now")
+        try:
+            call_flower(consortium, "supernode", "unregister", ids[fingerprint], CONNECTION)
+        except ServiceError as error:
+            problems.append(f"{who} could not be shut out: {error}")
+            continue
         del ids[fingerprint]
         _write_ids(consortium.nodes_file, ids)
-        who = names.get(fingerprint, "a node that is nobody's now")
         done.append(f"{who} is shut out")
-    return done
+    return done, problems
 
 
 def _register(consortium: Consortium, member: Member, ids: NodeIds) -> None:
@@ -126,9 +140,9 @@ def _register_key(consortium: Consortium, file: str, hospital: str) -> dict[str,
         raise
 
 
-def _accepted(consortium: Consortium, now: datetime) -> dict[str, Member]:
+def _registered(consortium: Consortium) -> dict[str, Member]:
     members = read_members(consortium.members_file).members
-    return {member.fingerprint: member for member in members if member.is_accepted(now)}
+    return {member.fingerprint: member for member in members if member.state == "registered"}
 
 
 @contextmanager

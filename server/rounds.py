@@ -21,6 +21,7 @@ from common.clipping import update_norm
 from common.errors import BadReplyError, QuorumError
 from common.messages import ARRAYS, arrays_to_record, content_to_update, request_to_config
 from common.plan import FederationPlan
+from common.printable import printable
 from common.updates import (
     CORRESPONDENCE,
     Action,
@@ -86,7 +87,7 @@ def run_federation(
 
     Raises:
         QuorumError: too few hospitals joined, or too few answers of a round counted, and the
-            plan's patience is over.
+            plan's patience is over. The closing scores then do with the answers that there are.
         CheckpointError: a round cannot be saved or resumed.
         SettingsError: the plan wants noise, and what reckons its epsilon is not installed.
     """
@@ -98,7 +99,9 @@ def run_federation(
     strategy = build_strategy(plan.strategy)
     restore_strategy(strategy, state.strategy_arrays)
     federation = Federation(grid, plan, strategy, on_progress)
-    hospitals = with_patience(federation, state.round, lambda: _wait(federation, state.round))
+    hospitals: dict[int, str] = {}
+    if state.round < plan.num_rounds:
+        hospitals = with_patience(federation, state.round, lambda: _wait(federation, state.round))
     while state.round < plan.num_rounds:
         hospitals, state = with_patience(
             federation,
@@ -107,7 +110,7 @@ def run_federation(
         )
         save_state(checkpoints, state, plan)
         on_round(state)
-    state = replace(state, closing=score_models(federation, state, hospitals))
+    state = replace(state, closing=_closing_scores(federation, state, hospitals))
     save_state(checkpoints, state, plan)
     on_round(state)
     on_progress(Step("finished", state.round))
@@ -152,6 +155,12 @@ def _greet_and_run_round(
     A lost quorum leaves the strategy as it was: the same round may be asked again, and a hospital
     that has answered it returns the reply that it stored.
     """
+    there, federation = _greet(federation, hospitals)
+    return there, run_round(federation, state, there)
+
+
+def _greet(federation: Federation, hospitals: dict[int, str]) -> tuple[dict[int, str], Federation]:
+    """The hospitals that are online now, and a federation that tells who else stays out."""
     refusals: list[str] = []
     there = greet(federation.grid, federation.plan, hospitals, GREETING_S, refusals.append)
 
@@ -159,7 +168,29 @@ def _greet_and_run_round(
         sentence = step.sentence + who_stays_out(refusals)
         federation.on_progress(replace(step, sentence=sentence))
 
-    return there, run_round(replace(federation, on_progress=tell), state, there)
+    return there, replace(federation, on_progress=tell)
+
+
+def _closing_scores(
+    federation: Federation, state: RoundState, hospitals: dict[int, str]
+) -> RoundRecord:
+    """How the final models score, by a quorum; by those that are there once patience is over."""
+    found: list[RoundRecord] = []
+
+    def attempt() -> RoundRecord:
+        known = hospitals or _wait(federation, state.round)
+        there, telling = _greet(federation, known)
+        record = score_models(telling, state, there)
+        found.append(record)
+        _require_answers(federation.plan, record)
+        return record
+
+    try:
+        return with_patience(federation, state.round, attempt)
+    except QuorumError as error:
+        log.warning("finishes with the scores that there are: %s", error)
+    best = max(found, key=lambda record: len(record.notes), default=None)
+    return best or score_models(federation, state, {})
 
 
 def first_state(plan: FederationPlan) -> RoundState:
@@ -318,12 +349,24 @@ def _require_quorum(
     needed = strategy.fewest_models
     if num_answers >= plan.limits.quorum and num_models >= needed:
         return
-    reasons = [f"{one.hospital}: {one.reason}" for one in record.dropped]
-    reasons += [f"{note.hospital}: {note.reason}" for note in record.notes if note.reason]
-    why = "; ".join(reasons) or "none dropped"
     raise QuorumError(
         f"round {record.round}: {num_answers} answers and {num_models} models counted, needed are "
-        f"{plan.limits.quorum} answers and {needed} models for {strategy.name} ({why}); "
+        f"{plan.limits.quorum} answers and {needed} models for {strategy.name} ({_why(record)}); "
         "the rounds before are saved: run the same command again when the hospitals are back",
         missing=tuple(one.hospital for one in record.dropped),
     )
+
+
+def _require_answers(plan: FederationPlan, closing: RoundRecord) -> None:
+    if len(closing.notes) < plan.limits.quorum:
+        raise QuorumError(
+            f"closing scores: {len(closing.notes)} answers counted, needed are "
+            f"{plan.limits.quorum} ({_why(closing)})",
+            missing=tuple(one.hospital for one in closing.dropped),
+        )
+
+
+def _why(record: RoundRecord) -> str:
+    reasons = [f"{one.hospital}: {one.reason}" for one in record.dropped]
+    reasons += [f"{note.hospital}: {note.reason}" for note in record.notes if note.reason]
+    return printable("; ".join(reasons)) or "none dropped"

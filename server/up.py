@@ -14,9 +14,9 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from common.bundle import build_bundle, stage_bundle
-from common.errors import ServiceError
+from common.errors import OneSliceError, ServiceError, SettingsError
 from common.supervision import Service, always_ready, read_services, supervise
-from server.certificates import expiry
+from server.certificates import expiry, load_key_of
 from server.consortium import Consortium, ConsortiumSettings
 from server.expiry import warnings_of
 from server.keep_running import keep_federations_running
@@ -63,16 +63,26 @@ def up(consortium: Consortium, say: Callable[[str], None] = print) -> None:
 
 
 def tick(consortium: Consortium) -> None:
-    """Lets new hospitals in, shuts out those whose time is over, restarts federations.
+    """Lets new hospitals in, shuts revoked ones out, restarts federations.
 
     Raises:
-        ServiceError: the SuperLink answers, and refuses.
+        ServiceError: one of these failed, at the SuperLink or here; the others were done.
     """
     if not is_superlink_up(consortium):
         return
-    if not is_in_step(consortium, _now()):
-        register_with_superlink(consortium, _now())
-    keep_federations_running(consortium)
+    problems = []
+    for task in (_keep_in_step, keep_federations_running):
+        try:
+            task(consortium)
+        except (OneSliceError, OSError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ServiceError("; ".join(problems))
+
+
+def _keep_in_step(consortium: Consortium) -> None:
+    if not is_in_step(consortium):
+        register_with_superlink(consortium)
 
 
 def services_of(consortium: Consortium, settings: ConsortiumSettings) -> list[Service]:
@@ -150,10 +160,16 @@ def _check_flower() -> Check:
 
 def _check_certificate(consortium: Consortium) -> Check:
     ends, now = expiry(consortium.server_certificate), _now()
-    if ends > now:
-        return Check("certificate", f"good for {(ends - now).days} days, until {ends:%Y-%m-%d}")
     mends = "`oneslice coordinator renew`"
-    return Check("certificate", "", f"the server's certificate ended on {ends:%Y-%m-%d}: {mends}")
+    if ends <= now:
+        problem = f"the server's certificate ended on {ends:%Y-%m-%d}: {mends}"
+        return Check("certificate", "", problem)
+    try:
+        load_key_of(consortium.server_key, consortium.server_certificate)
+    except SettingsError as error:
+        # A `renew` that was killed after the first of its two files leaves them so.
+        return Check("certificate", "", f"{error}: {mends} again")
+    return Check("certificate", f"good for {(ends - now).days} days, until {ends:%Y-%m-%d}")
 
 
 def _check_disk(consortium: Consortium) -> Check:

@@ -38,10 +38,12 @@ class Wanted(Settings):
 
     @property
     def submitted_s(self) -> float:
-        """Seconds since the newest start."""
+        """Seconds since the newest start; infinite if none is known."""
         if not self.submitted:
             return float("inf")
-        return (datetime.now(UTC) - datetime.fromisoformat(self.submitted)).total_seconds()
+        passed = datetime.now(UTC) - datetime.fromisoformat(self.submitted)
+        # A start of the future was written by a clock that was ahead: nobody waits until then.
+        return passed.total_seconds() if passed.total_seconds() >= 0 else float("inf")
 
     @property
     def pause_s(self) -> float:

@@ -21,7 +21,7 @@ from common.scans import SliceRef
 from common.settings_file import parse_settings
 from server.rounds import run_federation
 from simulations.bench_hospitals import COUNTS, run_hospitals
-from simulations.bench_poisoning import run_poisoning
+from simulations.bench_poisoning import Runs, run_poisoning
 from simulations.bench_privacy import run_privacy
 from simulations.bench_speed import time_scans, time_volumes
 from simulations.interactive import InteractiveSettings, run_interactive
@@ -150,9 +150,10 @@ def poisoning(
     seed: Annotated[int, typer.Option(help="Of dealing, slices, weights and batches.")] = 0,
     attacks: Annotated[str, typer.Option(help="Only attacks whose name holds this.")] = "",
     arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
+    rounds: Annotated[int | None, typer.Option(help="More or fewer rounds.")] = None,
 ) -> None:
     """One of five hospitals spoils its model: what each strategy makes of that."""
-    run_poisoning(data, out, seed, attacks, arms)
+    run_poisoning(Runs(data, out, seed, rounds), attacks, arms)
 
 
 @app.command()
@@ -162,7 +163,7 @@ def privacy(
     seed: Annotated[int, typer.Option(help="Of dealing, slices, weights and batches.")] = 0,
 ) -> None:
     """What differential privacy of a hospital costs: noise, epsilon, Dice."""
-    run_privacy(data, out, seed)
+    run_privacy(Runs(data, out, seed))
 
 
 @app.command()

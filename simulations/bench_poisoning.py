@@ -53,32 +53,38 @@ class Length:
     clip: float
 
 
+@dataclass(frozen=True)
+class Runs:
+    """What runs and where: `data` is the hippocampus, none: phantoms; `out` keeps finished runs.
+
+    `seed` draws the dealing, slices, weights and batches; `rounds` none: as many as the bench has.
+    """
+
+    data: Path | None
+    out: Path
+    seed: int = 0
+    rounds: int | None = None
+
+
 PHANTOMS, HIPPOCAMPUS = Length(8, 12, 1.4), Length(10, 14, 4.0)
 
 
-def run_poisoning(data: Path | None, out: Path, seed: int, attacks: str, arms: str) -> None:
-    """Runs every arm under every attack whose names are asked for; prints a row for each.
-
-    Args:
-        data: the hippocampus; None: phantoms.
-        out: where finished runs are kept.
-        seed: of dealing, slices, weights and batches.
-        attacks: only those whose names hold this.
-        arms: only those whose names hold this.
-    """
-    clean = _mean_dice(data, out, seed, "FedAvg", CLEAN)
+def run_poisoning(runs: Runs, attacks: str, arms: str) -> None:
+    """Runs every arm under every attack whose name holds the words; prints a row for each."""
+    clean = _mean_dice(runs, "FedAvg", CLEAN)
     print(f"{'arm':<20}{'attack':<16}{'mean Dice':>10}{'to clean FedAvg':>17}{'honest norm':>13}")
     for attack in (name for name in ATTACKS if attacks in name):
         for arm in (name for name in ARMS if arms in name):
-            dice, norm = _mean_dice(data, out, seed, arm, attack)
+            dice, norm = _mean_dice(runs, arm, attack)
             print(
                 f"{arm:<20}{attack:<16}{dice:>10.4f}{dice - clean[0]:>+17.4f}{norm:>13.2f}",
                 flush=True,
             )
 
 
-def poisoned_scenario(data: Path | None, seed: int, arm: str, attack: str) -> Scenario:
+def poisoned_scenario(runs: Runs, arm: str, attack: str) -> Scenario:
     """One arm under one attack: five hospitals, one stage, no student."""
+    data = runs.data
     values = json.loads(
         read_scenario("hippocampus_stream" if data else "phantoms").model_dump_json()
     )
@@ -87,7 +93,7 @@ def poisoned_scenario(data: Path | None, seed: int, arm: str, attack: str) -> Sc
     # Of the hippocampus half of the scans of one intensity, small patches and a network of half
     # the width: an arm takes a minute or two on a quiet core.
     stage = 1 if data else 0
-    plan["tasks"] = [{**plan["tasks"][stage], "rounds": length.rounds}]
+    plan["tasks"] = [{**plan["tasks"][stage], "rounds": runs.rounds or length.rounds}]
     values["deals"] = [{**values["deals"][stage], **({"part": [1, 2]} if data else {})}]
     if data:
         plan["segmenter"]["channels"] = [8, 16, 32, 64]
@@ -102,19 +108,18 @@ def poisoned_scenario(data: Path | None, seed: int, arm: str, attack: str) -> Sc
     values["sites"] = SITES
     values["faults"] = [{"site": ATTACKER, **ATTACKS[attack]}] if ATTACKS[attack] else []
     scenario = parse_settings(Scenario, values, f"{arm} against {attack}")
-    return scenario.with_seed(seed)
+    return scenario.with_seed(runs.seed)
 
 
-def _mean_dice(
-    data: Path | None, out: Path, seed: int, arm: str, attack: str
-) -> tuple[float, float]:
+def _mean_dice(runs: Runs, arm: str, attack: str) -> tuple[float, float]:
     """The segmenter's mean test Dice, and how far honest hospitals move in the middle."""
-    scenario = poisoned_scenario(data, seed, arm, attack)
-    kind = "hippocampus" if data else "phantoms"
-    words = f"poison-{kind}-{arm}-{attack}-{seed}".replace(",", "").replace(" ", "-")
-    folder = (out / words).resolve()
+    scenario = poisoned_scenario(runs, arm, attack)
+    kind = "hippocampus" if runs.data else "phantoms"
+    rounds = scenario.plan.num_rounds
+    words = f"poison-{kind}-{arm}-{attack}-{rounds}-{runs.seed}".replace(",", "").replace(" ", "-")
+    folder = (runs.out / words).resolve()
     with bars_on_terminal() as progress:
-        report = run_scenario(scenario, data, folder, progress=progress)
+        report = run_scenario(scenario, runs.data, folder, progress=progress)
     state = load_state(RunFolder(folder).checkpoints, scenario.plan)
     assert state is not None
     assert report.segmenter is not None

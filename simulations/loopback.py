@@ -91,7 +91,8 @@ class Loopback:
         asked = json.loads(invitation.read_text(encoding="utf-8"))
         invitation.write_text(json.dumps({**asked, "port": self.hospital_port}), encoding="utf-8")
         self.hospital("join-kit", name, str(invitation))
-        self.coordinator("register", str(self.store(name) / "federation" / "request.json"))
+        request = self.store(name) / "federation" / "request.json"
+        self.coordinator("register", str(request), "--yes")
         self.hospital("approve", name, "--plan", str(self.plan_file), "--yes", "--by", "it")
 
     def launch(self, name: str) -> None:

@@ -4,17 +4,23 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 from client.approvals import (
     MOST_APPROVED,
     MOST_ASKED,
+    Approvals,
     NotApprovedError,
     approve,
+    asked_file,
     asked_plans,
     check_plan_approved,
     is_bundle_approved,
@@ -25,8 +31,19 @@ from client.approvals import (
     withdraw,
 )
 from client.cli import run
+from client.coordinator_checks import check_asked
+from client.desk_text import print_check
 from client.node import Node
-from client.proposal import changed_files, changed_keys, propose
+from client.node_status import print_node_status, read_node_status
+from client.proposal import (
+    BundleProposal,
+    FileChange,
+    KeyChange,
+    changed_files,
+    changed_keys,
+    propose,
+)
+from client.proposal_text import MOST_LINES, print_proposal
 from client.store.audit import read_audit, verify_audit
 from client.store.store import Store, create_store
 from client.traffic import message_bytes, traffic_of
@@ -128,24 +145,49 @@ def test_damaged_approvals_approve_nothing(node: Node, make_plan: MakePlan, text
         is_plan_approved(node.path, make_plan())
 
 
+def test_approvals_and_withdrawals_at_once_lose_nothing(
+    store: Store, node: Node, make_plan: MakePlan
+) -> None:
+    plans = [make_plan(seed=seed) for seed in range(8)]
+    message_bytes(plans[0])  # loads torch, which would hold the first one up
+    approve(store, node.path, "ines", bundle=None, plans=plans[:4])
+
+    def change(plan: FederationPlan) -> None:
+        if plan in plans[:4]:
+            withdraw(store, node.path, plan.federation, "omar")
+        else:
+            approve(store, node.path, "ines", bundle=plan.federation.encode(), plans=[plan])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, plans))
+    approvals = read_approvals(node.path)
+    assert {one.federation for one in approvals.plans} == {one.federation for one in plans[4:]}
+    assert {one.hash for one in approvals.bundles} == {
+        bundle_hash(one.federation.encode()) for one in plans[4:]
+    }
+    assert stat.S_IMODE((node.path / "approvals.lock").stat().st_mode) == 0o600
+
+
 # Asked ------------------------------------------------------------------------------------------
 
 
 def test_plans_that_were_asked_for_wait_and_are_bounded(
     store: Store, node: Node, make_plan: MakePlan
 ) -> None:
-    for seed in range(MOST_ASKED + 3):
+    for seed in range(MOST_ASKED):
         plan = make_plan(seed=seed)
+        for is_new in (True, False):
+            with pytest.raises(NotApprovedError) as refused:
+                check_plan_approved(node.path, plan)
+            assert refused.value.is_new == is_new
+        os.utime(asked_file(node.path, plan), ns=(seed, seed))
+    # The first that came stay, and one more is no news for the audit log.
+    for seed in range(MOST_ASKED, MOST_ASKED + 3):
         with pytest.raises(NotApprovedError) as refused:
-            check_plan_approved(node.path, plan)
-        assert refused.value.is_new
-        path = node.asked / f"{plan.federation}.toml"
-        os.utime(path, ns=(seed, seed))
-    with pytest.raises(NotApprovedError) as refused:
-        check_plan_approved(node.path, plan)
-    assert not refused.value.is_new
+            check_plan_approved(node.path, make_plan(seed=seed))
+        assert not refused.value.is_new
     waiting = asked_plans(node.path)
-    assert [one.seed for one in waiting] == list(range(MOST_ASKED + 2, 2, -1))
+    assert [one.seed for one in waiting] == list(range(MOST_ASKED - 1, -1, -1))
     (node.asked / "note.toml").write_text("no plan")
     assert asked_plans(node.path) == waiting
     approve(store, node.path, "ines", bundle=None, plans=[plan])
@@ -274,6 +316,7 @@ def test_approving_from_the_first_look_to_the_withdrawal(
     assert "IS NOT what this hospital's own installation builds" in told
     assert "+SENDS_MORE = True" in told
     assert "added    server/spy.py" in told
+    assert "LINES MORE" not in told
     assert not is_bundle_approved(node.path, bundle_hash(bundles[1]))
 
     shown = json.loads(desk("--format", "json"))
@@ -282,3 +325,99 @@ def test_approving_from_the_first_look_to_the_withdrawal(
     assert not is_plan_approved(node.path, plan)
     assert "nothing called" in desk("--withdraw", plan.federation, code=2)
     assert "cannot be read" in desk("--bundle", str(tmp_path / "none.fab"), code=2)
+
+
+def test_of_several_plans_that_wait_one_is_chosen(
+    desk: Desk, node: Node, make_plan: MakePlan
+) -> None:
+    plans = [make_plan(seed=seed) for seed in (0, 1)]
+    for plan in plans:
+        with pytest.raises(NotApprovedError):
+            check_plan_approved(node.path, plan)
+    told = desk("--yes", code=2)
+    assert "2 plans wait for an approval" in told
+    options = [line.split() for line in told.splitlines() if line.startswith("  --plan ")]
+    assert {path for _, path in options} == {str(asked_file(node.path, one)) for one in plans}
+    assert read_approvals(node.path) == Approvals()
+    desk(*options[0], "--yes")
+    (approved,) = read_approvals(node.path).plans
+    assert str(asked_file(node.path, approved.plan)) == options[0][1]
+    desk("--yes")
+    assert len(read_approvals(node.path).plans) == 2
+
+
+# What came from outside, on a terminal ----------------------------------------------------------
+
+
+def test_nothing_from_outside_steers_the_terminal(
+    store: Store, node: Node, make_plan: MakePlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = (FileChange("a\x1b[2J\u202e.py", "added", "+x\x1b[1A\x9b2K\n+\u202ey\x7f"),)
+    proposal = propose(store, node, b"", None, [make_plan()])
+    plan = replace(
+        proposal.plans[0],
+        compared_with="before",
+        changes=(KeyChange("strategy.options.\x1b[8m", "\x9b", "\u2066"),),
+    )
+    bundle = BundleProposal("0" * 64, False, False, "1\x1b]0;", "2" * 64, changes)
+    print_proposal(replace(proposal, bundle=bundle, plans=(plan,)), diff=False)
+    told = capsys.readouterr().out
+    assert all(letter.isprintable() for letter in told.replace("\n", ""))
+    assert r"+x\x1b[1A\x9b2K" in told.splitlines()
+    assert r"\x9b -> \u2066" in told
+
+
+@pytest.mark.parametrize("values", [{"snomed": "1\x1b[2J"}, {"name": "a\x7f"}, {"name": "\u202ea"}])
+def test_a_plan_has_no_letters_that_cannot_be_seen(
+    make_plan: MakePlan, values: dict[str, str]
+) -> None:
+    labels = [one.model_dump() for one in make_plan().labels]
+    with pytest.raises(ValidationError, match="should match pattern"):
+        make_plan(labels=[{**labels[0], **values}, *labels[1:]])
+
+
+def test_the_difference_is_shown_and_its_length_is_bounded(
+    store: Store, node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\n".join(f"+{number}" for number in range(MOST_LINES + 7))
+    proposal = propose(store, node, b"", None, [])
+    changes = (FileChange("a.py", "changed", text), FileChange("b.py", "changed", "+last"))
+    bundle = BundleProposal("0" * 64, False, False, None, "2" * 64, changes)
+    print_proposal(replace(proposal, bundle=bundle), diff=False)
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if line.startswith("+")] == text.split("\n")[:MOST_LINES]
+    assert "    changed  b.py" in told, "all files are named"
+    assert "  AND 8 LINES MORE: --diff shows all" in told
+    print_proposal(replace(proposal, bundle=bundle), diff=True)
+    told = capsys.readouterr().out.splitlines()
+    assert "+last" in told
+    assert not [line for line in told if "LINES MORE" in line]
+
+
+def test_the_first_bundle_is_set_beside_the_installations_own(
+    store: Store, node: Node, bundles: tuple[bytes, bytes]
+) -> None:
+    own, other = bundles
+    first = propose(store, node, own, own, []).bundle
+    assert first is not None
+    assert first.compared_with is None
+    came = propose(store, node, own, other, []).bundle
+    assert came is not None
+    assert (came.compared_with, len(came.changes)) == (bundle_hash(own), 3)
+
+
+def test_status_and_doctor_print_names_that_code_from_outside_wrote(
+    node: Node, make_plan: MakePlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node.refused.mkdir()
+    (node.refused / "1\x1b[2J.fab").touch()
+    print_node_status(read_node_status(node))
+    print_check(check_asked(node))
+    told = capsys.readouterr().out
+    assert told.count(r"1\x1b[2J") == 2
+    assert "\x1b" not in told
+    for seed in range(MOST_ASKED):
+        with pytest.raises(NotApprovedError):
+            check_plan_approved(node.path, make_plan(seed=seed))
+    print_node_status(read_node_status(node))
+    assert "20 plans wait, and no more are kept" in capsys.readouterr().out

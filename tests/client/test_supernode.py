@@ -1,9 +1,11 @@
 """How the SuperNode is started, where it meets the worker, and what would stop it."""
 
 import os
+import socket
 import ssl
 import stat
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,6 +24,7 @@ from client.store.store import create_store
 from client.supernode import (
     NEVER_HERE,
     make_socket_folder,
+    shared_socket,
     supernode_command,
     supernode_environment,
     worker_socket,
@@ -185,16 +188,21 @@ def test_a_socket_with_a_long_path_moves_to_a_short_one(
     assert worker_socket(long) == worker_socket(Node(long.path / ".." / long.path.name))
     assert worker_socket(long) != worker_socket(Node(long.path / "other"))
     path = tmp_path / "moved" / "worker.sock"
-    make_socket_folder(path, None)
+    make_socket_folder(path)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    make_socket_folder(path, os.getgid())
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
     (tmp_path / "linked").symlink_to(path.parent)
     with pytest.raises(SettingsError, match="belongs to another user"):
-        make_socket_folder(tmp_path / "linked" / "worker.sock", None)
+        make_socket_folder(tmp_path / "linked" / "worker.sock")
     monkeypatch.setattr(os, "getuid", lambda: 4711)
     with pytest.raises(SettingsError, match="belongs to another user"):
-        make_socket_folder(path, None)
+        make_socket_folder(path)
+
+
+def test_two_users_meet_in_the_nodes_folder_or_not_at_all(tmp_path: Path) -> None:
+    short, long = Node(Path("/n")), Node(tmp_path / ("long" * 30))
+    assert shared_socket(short) == short.worker_socket
+    with pytest.raises(SettingsError, match="choose a node's folder with a shorter path"):
+        shared_socket(long)
 
 
 # Checks -----------------------------------------------------------------------------------------
@@ -213,6 +221,21 @@ def test_a_coordinator_in_order(tmp_path: Path, coordinator: Coordinator) -> Non
     assert "for 395 more days" in checks["certificate"].found
     node.private_key.unlink()
     assert problems(node)["key"].found == "node.key is missing"
+
+
+@pytest.mark.parametrize(("exempt", "is_told"), [("", True), ("127.0.0.1", False)])
+def test_a_proxy_that_only_the_supernode_goes_through_is_told(
+    tmp_path: Path,
+    coordinator: Coordinator,
+    monkeypatch: pytest.MonkeyPatch,
+    exempt: str,
+    is_told: bool,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", exempt)
+    monkeypatch.delenv("no_proxy", raising=False)
+    checks = {one.check: one for one in check_node(joined(tmp_path, coordinator.invitation()), NOW)}
+    assert ("the proxy in HTTPS_PROXY" in checks["port"].found) == is_told
 
 
 def test_a_certificate_that_is_not_to_be_trusted_is_explained(
@@ -278,6 +301,19 @@ def test_the_supernode_is_told_no_store(tmp_path: Path, coordinator: Coordinator
     assert str(tmp_path / "store") in worker.command
     assert not [word for word in supernode.command if "store" in word]
     assert not worker.ready()
+
+
+def test_looking_at_the_services_leaves_a_living_workers_socket(
+    coordinator: Coordinator,
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        node = joined(Path(name), coordinator.invitation())
+        with socket.socket(socket.AF_UNIX) as living:
+            living.bind(str(worker_socket(node)))
+            living.listen()
+            worker, _ = services(Path(name) / "store", node, "cpu")
+            assert worker.ready()
+        assert not worker.ready(), "what a killed worker left does not count"
 
 
 def test_known_ends_of_a_log_are_explained() -> None:

@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import socket as sockets
 import stat
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,8 +22,9 @@ from client.local_round import Hospital
 from client.node_group import share_with_group
 from client.store.audit import read_audit
 from client.store.store import create_store
+from client.supernode import is_listening
 from client.worker import MOST_CALLERS, Desk, Door, make_secret, serve
-from common.errors import DiskFullError, SettingsError
+from common.errors import DiskFullError, ServiceError, SettingsError
 from common.networks.unet import build_networks, networks_to_arrays
 from common.plan import FederationPlan
 from common.updates import Note, RoundRequest, decode_update, encode_request
@@ -33,7 +32,6 @@ from common.updates import Note, RoundRequest, decode_update, encode_request
 MakePlan = Callable[..., FederationPlan]
 STARTS_WITHIN_S = 120
 SILENCE_S = 1.0
-NOBODY = 65534
 
 
 class Worker:
@@ -293,69 +291,36 @@ def test_only_fixed_sentences_leave() -> None:
     assert sentence_of(torch.cuda.OutOfMemoryError("x")) == "the memory is full at this hospital"
 
 
-# Another user -----------------------------------------------------------------------------------
-
-# Becomes the other user only when all is imported: it may not be allowed to read this Python.
-ASK_AS_ANOTHER_USER = """
-import os, sys
-from pathlib import Path
-from client.app import answer_of_worker
-from common.updates import decode_update
-folder, node, user = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-answer = answer_of_worker(
-    {"hospital": "north", "worker": f"{node}/worker.sock", "secret-file": f"{node}/worker.secret"}
-)
-os.setgroups([])
-os.setgid(user)
-os.setuid(user)
-for path in (folder / "store", folder / "store" / "catalog.sqlite"):
-    try:
-        path.stat() and (list(path.iterdir()) if path.is_dir() else path.read_bytes())
-    except PermissionError:
-        continue
-    raise SystemExit(f"{path} could be read")
-try:
-    (node / "approvals.json").open("a")
-except PermissionError:
-    pass
-else:
-    raise SystemExit("the approvals could be written")
-print(decode_update(answer(sys.stdin.buffer.read())).note.outcome)
-"""
+# One at a time ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_of_the_group_reaches_the_worker_and_not_the_store(
-    hello: bytes, make_plan: MakePlan
+def test_a_second_worker_is_refused_and_the_first_goes_on(
+    worker: Worker, hello: bytes, tmp_path: Path
 ) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        store = create_store(folder / "store", "north")
-        store.folder.chmod(0o700)
-        node = folder / "node"
-        node.mkdir()
-        approve(store, node, "ines", bundle=None, plans=[make_plan()])
-        secret = make_secret(node / "worker.secret")
-        share_with_group(node, store, NOBODY)
-        door = Door(node / "worker.sock", secret, group=NOBODY)
-        spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(
-            target=serve, args=(Hospital(store, "cpu", node=node), door), daemon=True
-        )
-        process.start()
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while not door.socket.is_socket() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        done = subprocess.run(
-            [sys.executable, "-c", ASK_AS_ANOTHER_USER, str(folder), str(node), str(NOBODY)],
-            input=hello,
-            capture_output=True,
-            check=False,
-        )
-        process.terminate()
-        process.join()
-    assert (done.returncode, done.stdout.strip()) == (0, b"greeted"), done.stderr.decode()
+    other = Hospital(create_store(tmp_path / "other", "south"), "cpu")
+    before = worker.socket.stat().st_ino
+    with pytest.raises(ServiceError, match=r"another worker answers on .*: leave it as it is, or"):
+        serve(other, Door(worker.socket, b"other"))
+    assert worker.socket.stat().st_ino == before
+    assert is_listening(worker.socket)
+    assert_serves(worker, hello)
+
+
+def test_nobody_else_can_hold_the_workers_place(worker: Worker) -> None:
+    lock = worker.socket.with_name("worker.sock.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+def test_the_socket_of_an_ended_worker_is_not_one_that_listens() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "worker.sock"
+        assert not is_listening(path)
+        with sockets.socket(sockets.AF_UNIX) as ended:
+            ended.bind(str(path))
+            ended.listen()
+            assert is_listening(path)
+        assert path.is_socket()
+        assert not is_listening(path)
 
 
 def test_a_node_in_the_store_is_not_opened_to_a_group(tmp_path: Path) -> None:

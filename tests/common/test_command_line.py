@@ -44,6 +44,14 @@ def test_our_errors_become_a_message_and_a_code(
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
+def test_what_an_error_quotes_does_not_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run_commands(_app_that_raises(SettingsError("two\nlines \x1b[2J")), [], "oneslice test")
+    assert capsys.readouterr().err == "error: two\nlines \\x1b[2J\n"
+
+
 def test_an_error_of_the_program_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError, match="by hand"):
         run_commands(_app_that_raises(ZeroDivisionError("by hand")), [], "oneslice test")

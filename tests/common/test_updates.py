@@ -212,6 +212,8 @@ def test_any_json_that_is_no_note_raises_our_error(text: str) -> None:
         ({"hospital": "St. Mary's"}, r"hospital\n.*pattern"),
         ({"outcome": "bored"}, r"outcome\n.*'trained'"),
         ({"reason": "x" * 201}, r"reason\n.*at most 200"),
+        ({"reason": "gone\x1b[2K"}, r"reason\n.*match pattern"),
+        ({"reason": "\u202egone"}, r"reason\n.*match pattern"),
         ({"num_examples": -1}, r"num_examples\n.*greater than or equal to 0"),
         ({"num_examples": 10_000_001}, r"num_examples\n.*less than or equal to 10000000"),
         ({"round": -1}, r"round\n.*or equal to 0"),

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,29 @@ def test_what_fails_leaves_the_file_and_nothing_else(
         write_whole(tmp_path / "file", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "before"
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_another_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    names = (".file-old.unfinished", ".file-new.unfinished", ".other-old.unfinished", ".file-mine")
+    hours_ago = time.time() - 7200
+    for name in names:
+        (tmp_path / name).touch()
+        if "new" not in name:
+            os.utime(tmp_path / name, (hours_ago, hours_ago))
+    write_whole(tmp_path / "file", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", *names[1:]])
+
+
+def test_the_folder_is_flushed_after_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[bool, bool]] = []
+
+    def note(handle: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), (tmp_path / "file").exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_whole(tmp_path / "file", "text")
+    assert flushed == [(False, False), (True, True)]

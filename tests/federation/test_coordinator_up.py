@@ -23,8 +23,9 @@ import pytest
 from common.processes import read_process
 from common.supervision import ServiceState, read_services, stop_services
 from server.consortium import Consortium, ConsortiumSettings, make_consortium
+from server.flower_control import find_run
 from server.nginx import FLEET
-from server.wanted import MOST_STARTS, alone, read_wanted, write_wanted
+from server.wanted import MOST_STARTS, Wanted, alone, read_wanted, write_wanted
 
 ONESLICE = Path(sys.executable).parent / "oneslice"
 PROTOBUF = "application/protobuf"
@@ -80,6 +81,10 @@ class Coordinator:
         states = [one.state for one in self.services().values()]
         return states == ["running"] * 3
 
+    def has_mlflow(self) -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self.settings.mlflow_port)) == 0
+
     def told(self) -> str:
         logs = sorted(self.consortium.logs.glob("*.log"))
         texts = [f"--- {path.name}\n{path.read_text()[-2000:]}" for path in [self.log, *logs]]
@@ -97,6 +102,8 @@ def coordinator() -> Iterator[Coordinator]:
         started = Coordinator(Path(folder))
         try:
             wait_for(started.are_running, started.told)
+            # The supervisor does not wait for it, and it takes a while.
+            wait_for(started.has_mlflow, started.told)
             yield started
         finally:
             started.up.terminate()
@@ -291,23 +298,26 @@ limits = { hospitals = 1, join_deadline_s = 3600 }
 """
 
 
+def wait_for_server(coordinator: Coordinator, pid_before: int) -> None:
+    """Until another server than that waits for its hospitals."""
+
+    def waits() -> bool:
+        found = coordinator.federation("first")
+        return found.get("pid", pid_before) != pid_before and "there: none" in found["sentence"]
+
+    wait_for(waits, coordinator.told)
+
+
 def test_a_federation_is_started_kept_running_stopped_and_resumed(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
-    def waits(pid_before: int) -> Callable[[], bool]:
-        def holds() -> bool:
-            found = coordinator.federation("first")
-            return found.get("pid", pid_before) != pid_before and "there: none" in found["sentence"]
-
-        return holds
-
     plan = tmp_path / "plan.toml"
     plan.write_text(PLAN)
     assert "begins in a few seconds" in coordinator.run("start", str(plan), "--name", "first")
-    wait_for(waits(0), coordinator.told)
+    wait_for_server(coordinator, 0)
     first = coordinator.federation("first")
     os.kill(first["pid"], signal.SIGKILL)
-    wait_for(waits(first["pid"]), coordinator.told)
+    wait_for_server(coordinator, first["pid"])
     second = coordinator.federation("first")
     assert second["run_id"] != first["run_id"]
     text = coordinator.run("status")
@@ -317,10 +327,24 @@ def test_a_federation_is_started_kept_running_stopped_and_resumed(
 
     assert "stopped after round 0" in coordinator.run("stop", "first")
     wait_for(lambda: read_process(second["pid"]) is None, coordinator.told)
+    assert "stopped after round 0" in coordinator.run("stop", "first"), "and it is no error"
     assert json.loads(coordinator.run("status", "first", "--format", "json"))["state"] == "stopped"
     assert "begins in a few seconds" in coordinator.run("resume", "first")
-    wait_for(waits(second["pid"]), coordinator.told)
+    wait_for_server(coordinator, second["pid"])
     assert "waiting" in coordinator.run("status", "first")
+
+
+def test_a_server_that_nobody_wants_is_ended(coordinator: Coordinator) -> None:
+    folder, living = coordinator.consortium.run_folder("first"), coordinator.federation("first")
+    with alone(folder):
+        # As if its start had not been written down any more, and then the one before was stopped.
+        write_wanted(folder, Wanted(wanted="stopped", run_id="1"))
+    wait_for(lambda: read_process(living["pid"]) is None, coordinator.told)
+    ended = find_run(coordinator.consortium, living["run_id"])
+    assert ended is not None
+    assert ended.is_finished
+    coordinator.run("resume", "first")
+    wait_for_server(coordinator, living["pid"])
 
 
 def test_a_federation_that_starts_in_vain_is_given_up(coordinator: Coordinator) -> None:

@@ -177,7 +177,7 @@ def test_a_hospitals_service_that_is_killed_comes_back(deployed: Deployed, servi
     kill(before)
     deployed.wait_averaged(HONEST)
     assert service_pid(services, service) != before
-    assert "started again" in deployed.loop.hospital("status", HONEST)
+    assert "restarts: " in deployed.loop.hospital("status", HONEST)
 
 
 def test_a_network_that_is_down_slow_or_cuts_transfers_costs_no_round(deployed: Deployed) -> None:
@@ -221,25 +221,23 @@ def late(reply: bytes) -> bytes:
     return reply
 
 
-@pytest.mark.parametrize(
-    ("spoil", "kind"),
-    [(as_nan, "bad_reply"), (in_another_shape, "bad_reply"), (huge, "bad_reply"), (late, "silent")],
-)
-def test_a_hospital_that_lies_is_left_out_and_named(
-    deployed: Deployed, spoil: Spoil, kind: str
-) -> None:
-    first = deployed.state().round
-    deployed.spoil = spoil
+LIES = {as_nan: "bad_reply", in_another_shape: "bad_reply", huge: "bad_reply", late: "silent"}
 
-    def named(state: RoundState) -> bool:
-        dropped = [one for record in state.history[first:] for one in record.dropped]
-        return (ROGUE, kind) in [(one.hospital, one.kind) for one in dropped]
 
-    state = deployed.wait(named)
+def test_a_hospital_that_lies_is_left_out_and_named(deployed: Deployed) -> None:
+    for lie, kind in LIES.items():
+        first = deployed.state().round
+        deployed.spoil = lie
+
+        def named(state: RoundState, first: int = first, kind: str = kind) -> bool:
+            dropped = [one for record in state.history[first:] for one in record.dropped]
+            return (ROGUE, kind) in [(one.hospital, one.kind) for one in dropped]
+
+        state = deployed.wait(named)
+        assert all(np.isfinite(array).all() for array in state.arrays.values()), lie
     deployed.spoil = None
-    assert all(np.isfinite(array).all() for array in state.arrays.values())
-    assert all(HONEST in record.averaged for record in state.history[first + 1 :])
-    deployed.wait_averaged(ROGUE)
+    state = deployed.wait_averaged(ROGUE)
+    assert any(record.averaged == (HONEST,) for record in state.history)
 
 
 @pytest.mark.parametrize("program", ["flwr-serverapp", "flower-superlink"])

@@ -16,12 +16,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.errors import ServiceError
-from common.kit import Invitation, make_key, make_request
+from common.kit import Invitation, make_key, make_request, public_text
 from common.whole_file import PRIVATE, write_whole
 from server.consortium import Consortium, ConsortiumSettings, make_consortium
-from server.flower_control import call_flower, node_states
-from server.members import changing_members, invite, register, revoke
-from server.members_sync import is_in_step, is_superlink_up, register_with_superlink
+from server.flower_control import call_flower, find_run, node_states, stop_run
+from server.members import changing_members, invite, read_members, register, revoke
+from server.members_sync import (
+    is_in_step,
+    is_superlink_up,
+    read_node_ids,
+    register_with_superlink,
+)
 
 BIN = Path(sys.executable).parent
 NOW = datetime.now(UTC)
@@ -127,21 +132,21 @@ def test_the_superlinks_list_follows_the_members(consortium: Consortium) -> None
     log = consortium.path / "superlink.log"
     assert not is_superlink_up(consortium)
     with pytest.raises(ServiceError, match="`flwr supernode list` failed"):
-        register_with_superlink(consortium, NOW)
+        register_with_superlink(consortium)
     with _running(consortium, log, *_superlink(consortium)):
         _wait_for(lambda: is_superlink_up(consortium), 60, log)
         for hospital in ("hospital-a", "hospital-b"):
             _join(consortium, hospital)
-        assert not is_in_step(consortium, NOW)
-        told = register_with_superlink(consortium, NOW)
+        assert not is_in_step(consortium)
+        told = register_with_superlink(consortium)
         assert told == ["hospital-a may connect", "hospital-b may connect"]
-        assert is_in_step(consortium, NOW)
-        assert register_with_superlink(consortium, NOW) == [], "and nothing is left to do"
+        assert is_in_step(consortium)
+        assert register_with_superlink(consortium) == [], "and nothing is left to do"
 
         _check_revoked_stays_out(consortium, "hospital-a")
         # Invited again, with another key, it is in again.
         _join(consortium, "hospital-a")
-        assert register_with_superlink(consortium, NOW) == ["hospital-a may connect"]
+        assert register_with_superlink(consortium) == ["hospital-a may connect"]
         assert len(node_states(consortium)) == 2
 
 
@@ -152,7 +157,7 @@ def _check_revoked_stays_out(consortium: Consortium, hospital: str) -> None:
         _wait_for(lambda: "online" in node_states(consortium).values(), 60, log)
         with changing_members(consortium.members_file) as held:
             held[0], _ = revoke(held[0], hospital, NOW)
-        assert register_with_superlink(consortium, NOW) == [f"{hospital} is shut out"]
+        assert register_with_superlink(consortium) == [f"{hospital} is shut out"]
         assert list(node_states(consortium).values()) == ["registered"]
         _wait_for(lambda: supernode.poll() is not None, 90, log)
     with _running(consortium, log, *command) as supernode:
@@ -167,37 +172,72 @@ def test_what_was_cut_off_or_lost_is_mended_or_named(consortium: Consortium) -> 
     with _running(consortium, log, *_superlink(consortium)):
         _wait_for(lambda: is_superlink_up(consortium), 60, log)
         _join(consortium, "hospital-a")
-        register_with_superlink(consortium, NOW)
+        register_with_superlink(consortium)
         known = ids.read_text()
         (node,) = node_states(consortium)
 
         # Killed between the registering and the writing down of the node's id.
         ids.write_text(known.replace(node, ""))
-        assert not is_in_step(consortium, NOW)
-        assert register_with_superlink(consortium, NOW) == []
+        assert not is_in_step(consortium)
+        assert register_with_superlink(consortium) == []
         assert ids.read_text() == known
 
         # Somebody registered a node past members.json.
         stranger = consortium.path / "stranger.pub"
-        stranger.write_text(_public_text())
+        stranger.write_text(public_text(make_key()))
         call_flower(consortium, "supernode", "register", str(stranger), "consortium")
-        told = register_with_superlink(consortium, NOW)
+        told = register_with_superlink(consortium)
         assert told == ["a node that is nobody's now is shut out"]
         assert list(node_states(consortium)) == [node]
 
         ids.unlink()
         with pytest.raises(ServiceError, match=r"knows 1 nodes, and .* is gone: restore it, or"):
-            register_with_superlink(consortium, NOW)
+            register_with_superlink(consortium)
         assert list(node_states(consortium)) == [node]
         ids.write_text(known)
 
-        later = NOW + timedelta(days=366)
-        assert not is_in_step(consortium, later), "its year is over"
-        assert register_with_superlink(consortium, later) == ["hospital-a is shut out"]
-        assert is_in_step(consortium, later)
+        _let_years_pass(consortium)
+        assert register_with_superlink(consortium) == [], "a wrong clock shuts nobody out"
 
 
-def _public_text() -> str:
-    key = make_key().public_key()
-    openssh = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return key.public_bytes(*openssh).decode()
+def _let_years_pass(made: Consortium) -> None:
+    with changing_members(made.members_file) as held:
+        for member in held[0].members:
+            past = member.model_copy(update={"expires": NOW - timedelta(days=366)})
+            held[0] = held[0].with_member(past)
+
+
+@pytest.mark.timeout(240)
+def test_one_that_is_refused_holds_no_other_up_and_costs_none_its_key(
+    consortium: Consortium,
+) -> None:
+    log, ids, key = consortium.path / "superlink.log", consortium.nodes_file, make_key()
+    let_go = consortium.path / "let_go.pub"
+    let_go.write_text(public_text(key))
+    with _running(consortium, log, *_superlink(consortium)):
+        _wait_for(lambda: is_superlink_up(consortium), 60, log)
+        told = call_flower(consortium, "supernode", "register", str(let_go), "consortium")
+        call_flower(consortium, "supernode", "unregister", str(told["node-id"]), "consortium")
+        _register(consortium, "hospital-a", key)
+        _join(consortium, "hospital-b")
+        for _ in range(2):
+            with pytest.raises(ServiceError, match=r"hospital-a could not be .*already in use"):
+                register_with_superlink(consortium)
+            assert not is_in_step(consortium)
+        assert list(read_node_ids(ids).values()) == list(node_states(consortium))
+        (hospital,) = [
+            one.hospital
+            for one in read_members(consortium.members_file).members
+            if one.fingerprint in read_node_ids(ids)
+        ]
+        assert hospital == "hospital-b"
+
+
+def test_a_run_that_nobody_knows_has_nothing_to_stop(consortium: Consortium) -> None:
+    log = consortium.path / "superlink.log"
+    with _running(consortium, log, *_superlink(consortium)):
+        _wait_for(lambda: is_superlink_up(consortium), 60, log)
+        assert find_run(consortium, "12345") is None
+        stop_run(consortium, "12345")
+    with pytest.raises(ServiceError, match="`flwr stop 12345` failed"):
+        stop_run(consortium, "12345")

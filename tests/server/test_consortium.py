@@ -123,10 +123,10 @@ def test_nothing_is_told_while_all_have_time(made: Consortium) -> None:
 def test_what_ends_within_thirty_days_is_told_with_what_to_do(made: Consortium) -> None:
     _members(made, far=31, near=29, over=-1)
     near, over = warnings_of(made, NOW)
-    assert near.startswith("the key of near ends on ")
+    assert near.startswith("the membership of near ends on ")
     assert near.endswith("`oneslice coordinator renew near`")
-    assert over.startswith("the key of over ended on ")
-    assert "`oneslice coordinator invite over`, with `join-kit --new-key`" in over
+    assert over.startswith("the membership of over ended on ")
+    assert "can still connect: `oneslice coordinator renew over`, or `revoke over`" in over
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from server.federation_status import (
     federation_text,
 )
 from server.progress import Step, telling_progress
-from server.round_state import RoundState
+from server.round_state import Dropped, RoundState
 from server.run_folder import RunFolder
 from server.wanted import Wanted, alone, newest_round, read_wanted, write_wanted
 
@@ -72,6 +73,20 @@ def test_a_run_that_ended_in_the_middle(
     assert "north           trained      used 2    task1 0.500" in text
     assert "west            silent       no answer" in text
     assert "missing: west: round 2: no answer; ask the hospital for" in text
+
+
+def test_what_a_hospital_says_moves_no_cursor_and_adds_no_line(
+    folder: RunFolder, plan: FederationPlan, make_state: MakeState
+) -> None:
+    state = make_state(1)
+    bad = Dropped(hospital="west", kind="failed", reason="\x1b[2Ja\nnorth trained \u202eb")
+    last = state.history[-1].model_copy(update={"dropped": (bad,)})
+    save_state(folder.checkpoints, replace(state, history=(last,)), plan)
+    with telling_progress(folder.progress_file, plan.federation, "7", 3) as tell:
+        tell(Step("waiting", 2, (), f"stays out: {bad.reason}"))
+        text = _status(folder, plan)[1]
+    assert text.count(r"\x1b[2Ja\nnorth trained \u202eb") == 3
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_a_finished_run_misses_nobody(
@@ -144,6 +159,13 @@ def test_what_is_not_wanted_says_how_to_go_on(
 
 def test_pauses_between_starts_grow_to_a_minute() -> None:
     assert [Wanted(starts=starts).pause_s for starts in range(6)] == [5, 10, 20, 40, 60, 60]
+
+
+def test_a_start_of_a_clock_that_was_ahead_is_waited_for_no_longer() -> None:
+    now = datetime.now(UTC)
+    ahead, before = (now + timedelta(days=days) for days in (300, -300))
+    assert Wanted(submitted=ahead.isoformat()).submitted_s == float("inf")
+    assert Wanted(submitted=before.isoformat()).submitted_s == pytest.approx(300 * 86400, abs=60)
 
 
 def test_the_newest_round_is_known_without_opening_it(

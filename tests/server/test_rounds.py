@@ -263,7 +263,7 @@ def test_a_hospital_may_come_late_and_go_early(plan: FederationPlan, tmp_path: P
     assert state.closing is not None
     assert [note.hospital for note in state.closing.notes] == ["east", "north", "south"]
     assert state.closing.dropped == (
-        Dropped(hospital="west", kind="silent", reason="no answer within the deadline"),
+        Dropped(hospital="west", kind="offline", reason="was not online when the round began"),
     )
 
 
@@ -383,4 +383,58 @@ def test_every_step_is_told(plan: FederationPlan, tmp_path: Path) -> None:
     second = [step for step in steps if step.phase == "asking" and step.round == 2]
     assert [step.waiting_for for step in second] == [("east", "south", "west"), ("east",)]
     assert second[0].sentence.startswith("hospitals train; stays out: north did not take the plan")
-    assert steps[-2].sentence == "hospitals score the models"
+    assert steps[-2].sentence.startswith("hospitals score the models; stays out: north did not ta")
+
+
+@pytest.mark.usefixtures("_short_tries")
+def test_a_quorum_that_is_away_is_waited_for_with_the_closing_scores(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan, steps = make_plan(limits=PATIENT), list[Step]()
+    grid = FakeHospitals(NAMES).grid()
+    grid.__class__ = ChangingGrid
+    grid.looks = [set(NAMES), *[set(NAMES)] * 9, set()]
+
+    def on_progress(step: Step) -> None:
+        steps.append(step)
+        if step.sentence.startswith("tries again: closing scores: 0 answers"):
+            grid.looks = [set(NAMES)]
+
+    state = run_federation(grid, plan, tmp_path / "here", _ignore, on_progress)
+    undisturbed = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
+    assert _without_seconds(state) == _without_seconds(undisturbed)
+    (tries,) = [one for one in steps if one.sentence.startswith("tries again")]
+    assert tries.waiting_for == ("east", "north", "south", "west")
+
+
+@pytest.mark.usefixtures("_short_tries")
+@pytest.mark.parametrize("there", [set(), {2}])
+def test_a_run_whose_hospitals_stay_away_finishes_with_the_scores_that_there_are(
+    make_plan: MakePlan, tmp_path: Path, there: set[int]
+) -> None:
+    plan = make_plan(limits={**LIMITS, "patience_s": 0.1})
+    grid = FakeHospitals(NAMES).grid()
+    grid.__class__ = ChangingGrid
+    grid.looks = [set(NAMES), *[set(NAMES)] * 9, there]
+    state = run_federation(grid, plan, tmp_path, _ignore)
+    assert (state.round, load_state(tmp_path, plan).closing) == (3, state.closing)
+    assert state.closing is not None
+    assert [note.hospital for note in state.closing.notes] == [NAMES[node] for node in there]
+    assert len(state.closing.dropped) == 4 - len(there)
+
+
+@pytest.mark.usefixtures("_short_tries")
+def test_a_run_resumed_after_its_last_round_finishes_without_hospitals(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan(limits={**LIMITS, "patience_s": 0.1})
+
+    def kill(state: RoundState) -> None:
+        if state.round == plan.num_rounds:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        run_federation(FakeHospitals(NAMES).grid(), plan, tmp_path, kill)
+    state = _run(FakeHospitals({}), plan, tmp_path)
+    assert state.closing is not None
+    assert [one.kind for one in state.closing.dropped] == ["offline"] * 4

@@ -18,13 +18,13 @@ EVERYTHING: dict[str, Any] = {
     "name": "all-set",
     "seed": 2**63 - 1,
     "labels": [
-        {"name": 'Leber "links" é ¼\x7f', "index": 1, "snomed": "10200004", "colour": "#00ff00"},
+        {"name": 'Leber "links" é ¼', "index": 1, "snomed": "10200004", "colour": "#00ff00"},
         {"name": "kidney", "index": 2, "snomed": "64033007"},
     ],
     "tasks": [
         {
             "name": "ct",
-            "classes": ["kidney", 'Leber "links" é ¼\x7f'],
+            "classes": ["kidney", 'Leber "links" é ¼'],
             "modality": "CT",
             "plane": "coronal",
             "rounds": 1000,

@@ -2,6 +2,9 @@
 
 import shutil
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +12,13 @@ import pytest
 
 from common.errors import ServiceError
 from server import up
-from server.consortium import Consortium, ConsortiumSettings, make_consortium
+from server.consortium import (
+    Consortium,
+    ConsortiumSettings,
+    make_consortium,
+    renew_server_certificate,
+)
+from server.members import Member, changing_members
 from server.up import check_before_start, services_of
 
 
@@ -63,6 +72,52 @@ def test_a_certificate_that_has_ended_is_named(
     with pytest.raises(ServiceError, match="nothing was started: certificate: the server's cert"):
         up.up(consortium, lambda _: None)
     assert not consortium.services_file.exists()
+
+
+def test_a_renew_that_was_cut_off_is_named(consortium: Consortium) -> None:
+    key, certificate = consortium.server_key, consortium.server_certificate
+    old = certificate.read_bytes()
+    renew_server_certificate(consortium, consortium.read_settings(), datetime.now(UTC))
+    new = certificate.read_bytes()
+    certificate.write_bytes(old)
+    problem = _problems(consortium)["certificate"]
+    assert problem == f"{key} is not the key of {certificate}: `oneslice coordinator renew` again"
+    certificate.write_bytes(new)
+    assert _problems(consortium) == {}
+    key.unlink()
+    assert "cannot be read" in _problems(consortium)["certificate"]
+
+
+@pytest.fixture
+def hangs_up(settings: ConsortiumSettings) -> Iterator[None]:
+    """Something on the SuperLink's port that takes connections and answers nothing."""
+    with socket.create_server(("127.0.0.1", settings.superlink_port)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.usefixtures("hangs_up")
+def test_hospitals_that_cannot_be_registered_hold_no_federation_up(consortium: Consortium) -> None:
+    with changing_members(consortium.members_file) as held:
+        # A key is missing, so the SuperLink is to be asked.
+        lost = Member(hospital="lost", state="registered", since=datetime.now(UTC))
+        held[0] = held[0].with_member(lost)
+    damaged = consortium.run_folder("first").path / "wanted.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    with pytest.raises(
+        ServiceError, match=r"`flwr supernode list` failed.*; first: .*wanted\.json is damaged"
+    ):
+        up.tick(consortium)
 
 
 def test_an_nginx_that_is_not_there_is_named(

@@ -10,7 +10,15 @@ from small_scenario import small_scenario
 from server.round_state import RoundState
 from server.rounds import first_state
 from server.run_folder import RunFolder
-from simulations.bench_poisoning import ARMS, ATTACKER, ATTACKS, CLEAN, SITES, poisoned_scenario
+from simulations.bench_poisoning import (
+    ARMS,
+    ATTACKER,
+    ATTACKS,
+    CLEAN,
+    SITES,
+    Runs,
+    poisoned_scenario,
+)
 from simulations.engines import SimulatedFederation, run_engine
 from simulations.progress import no_progress
 from simulations.run import prepare
@@ -19,19 +27,21 @@ from simulations.scenario import Scenario
 
 @pytest.mark.parametrize("data", [None, Path("hippocampus")])
 def test_every_arm_holds_and_differs_in_its_own_part_only(data: Path | None) -> None:
-    plain = poisoned_scenario(data, 0, "FedAvg", CLEAN).plan.model_dump()
-    plans = []
+    runs = Runs(data, Path("out"))
+    plain = poisoned_scenario(runs, "FedAvg", CLEAN).plan.model_dump()
+    seen = set()
     for arm, attack in product(ARMS, ATTACKS):
-        scenario = poisoned_scenario(data, 0, arm, attack)
+        scenario = poisoned_scenario(runs, arm, attack)
         plan = scenario.plan.model_dump()
         assert {name for name in plan if plan[name] != plain[name]} == set(ARMS[arm])
         assert {fault.site for fault in scenario.faults} == (
             {ATTACKER} if attack != CLEAN else set()
         )
         assert scenario.sites == SITES
-        plans.append(scenario)
-    assert all(one != other for n, one in enumerate(plans) for other in plans[:n])
-    assert poisoned_scenario(data, 5, "FedAvg", CLEAN).plan.seed == 5
+        seen.add(scenario.model_dump_json())
+    assert len(seen) == len(ARMS) * len(ATTACKS), "no two are the same"
+    other = poisoned_scenario(Runs(data, Path("out"), seed=5, rounds=3), "FedAvg", CLEAN).plan
+    assert (other.seed, other.num_rounds) == (5, 3)
 
 
 def _run(folder: Path, attacked: bool, strategy: dict[str, object]) -> tuple[Scenario, RoundState]:
