@@ -22,6 +22,7 @@ from client.gate import UNPACKED
 from client.node import Node
 from common.errors import SettingsError
 from common.quiet import QUIET
+from common.tied_program import EXECUTABLE, tied_script
 from common.whole_file import write_whole
 
 GATE_FILE = Path(__file__).parent / "gate.py"
@@ -50,7 +51,6 @@ PASSED_ON = (
 OURS = "ONESLICE_"
 # A socket's path holds 107 bytes on Linux and 103 on macOS; both ends write it the same way.
 LONGEST_SOCKET_PATH = 100
-EXECUTABLE = 0o755
 ANOTHER_WORKER = "another worker answers"
 
 
@@ -118,7 +118,7 @@ def write_programs(node: Node) -> None:
         SettingsError: a program is missing or another one, and this user may not write it.
     """
     gate = _script(sys.executable, "-I", str(GATE_FILE.resolve()), str(node.path.resolve()))
-    scripts = {CLIENTAPP: gate, SUPEREXEC: _script(str(FLOWER_PROGRAMS / SUPEREXEC))}
+    scripts = {CLIENTAPP: gate, SUPEREXEC: tied_script(FLOWER_PROGRAMS / SUPEREXEC)}
     for name in NEVER_HERE:
         scripts[name] = f"#!/bin/sh\necho '{name} is not run at a hospital' >&2\nexit 1\n"
     for name, text in scripts.items():

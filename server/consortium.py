@@ -128,6 +128,11 @@ class Consortium:
         return self.path / "nginx" / "nginx.conf"
 
     @property
+    def programs(self) -> Path:
+        """Programs of Flower as they are run here."""
+        return self.path / "bin"
+
+    @property
     def logs(self) -> Path:
         """One log per service."""
         return self.path / "logs"

@@ -1,6 +1,7 @@
 """The coordinator's long-lived programs: what must hold before they start, and who minds them."""
 
 import importlib.metadata
+import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from packaging.specifiers import SpecifierSet
 from common.bundle import build_bundle, stage_bundle
 from common.errors import OneSliceError, ServiceError, SettingsError
 from common.supervision import Service, always_ready, read_services, supervise
+from common.tied_program import EXECUTABLE, tied_script
+from common.whole_file import write_whole
 from server.certificates import expiry, load_key_of
 from server.consortium import Consortium, ConsortiumSettings
 from server.expiry import warnings_of
@@ -24,6 +27,7 @@ from server.members_sync import is_in_step, is_superlink_up, register_with_super
 from server.nginx import nginx_command, write_nginx_settings
 
 BIN = Path(sys.executable).parent
+SUPEREXEC = "flower-superexec"
 FLOWER = SpecifierSet(">=1.41,<1.43")
 LEAST_DISK_BYTES, ENOUGH_DISK_BYTES = 1_000_000_000, 20_000_000_000
 
@@ -87,9 +91,13 @@ def _keep_in_step(consortium: Consortium) -> None:
 
 def services_of(consortium: Consortium, settings: ConsortiumSettings) -> list[Service]:
     """SuperLink, nginx unless somebody runs another proxy, and MLflow, in the order of starting."""
-    # MLflow's own job runner starts more processes, and nothing here asks it for a job.
+    write_whole(consortium.programs / SUPEREXEC, tied_script(BIN / SUPEREXEC), EXECUTABLE)
+    flower = consortium.flower_environment()
     environment = {
-        **consortium.flower_environment(),
+        **flower,
+        # Flower finds its SuperExec by name: first the one that is tied to the SuperLink.
+        "PATH": f"{consortium.programs.resolve()}{os.pathsep}{flower['PATH']}",
+        # MLflow's own job runner starts more processes, and nothing here asks it for a job.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     commands: dict[str, tuple[tuple[str, ...], int | None]] = {
