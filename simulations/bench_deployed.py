@@ -42,7 +42,7 @@ ROLES = ("flower-superlink", "flwr-serverapp")
 def rounds(
     hospitals: Annotated[int, typer.Option(help="How many.")] = 3,
     number: Annotated[int, typer.Option("--rounds", help="How many, after the first.")] = 8,
-    channels: Annotated[int, typer.Option(help="Of the top level; 150: about 100 MB.")] = 8,
+    channels: Annotated[int, typer.Option(help="Of the top level; 660: about 100 MB.")] = 8,
 ) -> None:
     """Seconds a round costs beyond the hospitals' own work, and what memory the server holds."""
     scenario = tiny_scenario(hospitals, number + 1, channels)
