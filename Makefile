@@ -27,7 +27,7 @@ bench: $(READY)
 	$(QUIET) $(BIN)/python -m simulations.bench poisoning
 	$(QUIET) $(BIN)/python -m simulations.bench privacy
 	$(QUIET) $(BIN)/python -m simulations.bench_deployed rounds
-	$(QUIET) $(BIN)/python -m simulations.bench_deployed rounds --channels 660 --rounds 3
+	$(QUIET) $(BIN)/python -m simulations.bench_deployed rounds --channels 900 --rounds 3
 	$(QUIET) $(BIN)/python -m simulations.bench_deployed kills
 	$(QUIET) $(BIN)/python -m simulations.bench speed --data "$(or $(DATA),../shared/data/hippocampus)"
 	$(QUIET) $(BIN)/oneslice simulate propagation --data "$(or $(DATA),../shared/data/hippocampus)" --plane sagittal --slice-choice oracle,representative --seeds 3

@@ -26,8 +26,9 @@ from common.tied_program import EXECUTABLE, tied_script
 from common.whole_file import write_whole
 
 GATE_FILE = Path(__file__).parent / "gate.py"
+PROGRAM_FILE = Path(__file__).parent / "supernode_program.py"
 FLOWER_PROGRAMS = Path(sys.executable).parent
-SUPERNODE, SUPEREXEC, CLIENTAPP = "flower-supernode", "flower-superexec", "flwr-clientapp"
+SUPEREXEC, CLIENTAPP = "flower-superexec", "flwr-clientapp"
 NEVER_HERE = (
     "flwr-agentapp",
     "flwr-connector",
@@ -155,7 +156,7 @@ def supernode_command(node: Node, runtime_port: int) -> tuple[str, ...]:
         "secret-file": str(node.worker_secret.absolute()),
     }
     return (
-        str(FLOWER_PROGRAMS / SUPERNODE),
+        *(sys.executable, "-I", str(PROGRAM_FILE.resolve())),
         *("--superlink", _host_and_port(invitation.address, invitation.port)),
         *("--root-certificates", str(node.ca_certificate.absolute())),
         *("--auth-supernode-private-key", str(node.private_key.absolute())),

@@ -42,7 +42,7 @@ ROLES = ("flower-superlink", "flwr-serverapp")
 def rounds(
     hospitals: Annotated[int, typer.Option(help="How many.")] = 3,
     number: Annotated[int, typer.Option("--rounds", help="How many, after the first.")] = 8,
-    channels: Annotated[int, typer.Option(help="Of the top level; 660: about 100 MB.")] = 8,
+    channels: Annotated[int, typer.Option(help="Of the top level; 900: about 100 MB.")] = 8,
 ) -> None:
     """Seconds a round costs beyond the hospitals' own work, and what memory the server holds."""
     scenario = tiny_scenario(hospitals, number + 1, channels)
@@ -100,7 +100,7 @@ def tiny_scenario(hospitals: int, num_rounds: int, channels: int) -> Scenario:
     A round counts with all hospitals only, so that whatever happens the weights come out the same.
     """
     values = read_scenario("phantoms").model_dump()
-    size = {"channels": [channels, 2 * channels], "strides": [2], "residual_units": 1}
+    size = {"channels": [channels, min(2 * channels, 1024)], "strides": [2], "residual_units": 1}
     limits = {"hospitals": hospitals, "quorum": hospitals, "deadline_s": 300, "patience_s": 3600}
     training = {"patch_size": [8, 20, 16], "batch_size": 2, "held_back_share": 0.3}
     values["plan"].update(

@@ -91,8 +91,13 @@ def tiny_scenario(count: int) -> Scenario:
     values = json.loads(read_scenario("phantoms").model_dump_json())
     plan = values["plan"]
     plan["tasks"] = [{**plan["tasks"][0], "rounds": ROUNDS}]
+    # Nothing is held back: a hospital whose two scans were would have nothing to train on.
     plan["training"].update(
-        patch_size=[8, 20, 16], batch_size=1, steps_per_round=1, student_steps_per_round=1
+        patch_size=[8, 20, 16],
+        batch_size=1,
+        steps_per_round=1,
+        student_steps_per_round=1,
+        held_back_share=0.0,
     )
     plan["limits"].update(hospitals=count, quorum=count, join_deadline_s=600, deadline_s=1800)
     sites = [f"hospital-{number:02d}" for number in range(count)]

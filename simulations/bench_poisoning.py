@@ -35,7 +35,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "FedMedian": {"strategy": {"name": "FedMedian"}},
     "FedTrimmedAvg": {"strategy": {"name": "FedTrimmedAvg", "trimmed_share": 0.2}},
     "Krum": {"strategy": {"name": "Krum", "num_malicious": 1}},
-    "MultiKrum": {"strategy": {"name": "MultiKrum", "num_malicious": 1, "num_selected": 3}},
+    "MultiKrum": {"strategy": {"name": "MultiKrum", "num_malicious": 1, "num_selected": 4}},
     "FedAvg, clipped": {"strategy": {"weighing": "equal"}, "privacy": {"clipping_norm": "clip"}},
     "FedMedian, clipped": {
         "strategy": {"name": "FedMedian"},
