@@ -15,6 +15,7 @@ from common.plan import FederationPlan
 
 # The versions that were tested together, as in constraints.txt.
 TESTED = {
+    "dp-accounting": "0.6.0",
     "flwr": "1.41.0",
     "mlflow": "3.17.2",
     "monai": "1.6.1",

@@ -121,7 +121,7 @@ def test_a_message_is_handed_on_and_the_reply_returned(
 
     request = RoundRequest(action="train", plan=make_plan(), round=3)
     config = request_to_config(request)
-    config["proximal-mu"] = 0.25
+    config["proximal-mu"] = 0.0078125
     content = RecordDict({"arrays": arrays_to_record(sent), "config": config})
     grid = LocalGrid(make_client_app(answer_of), {2: {"hospital": "north"}})
     for message_type in ("train", "query"):
@@ -131,4 +131,4 @@ def test_a_message_is_handed_on_and_the_reply_returned(
         assert (update.note.hospital, update.note.round) == ("north", 3)
         np.testing.assert_array_equal(update.arrays["segmenter/w"], 2 * sent["segmenter/w"])
         # What Flower's FedProx puts beside our request arrives in it.
-        assert asked.pop() == request.model_copy(update={"proximal_mu": 0.25})
+        assert asked.pop() == request.model_copy(update={"proximal_mu": 0.0078125})

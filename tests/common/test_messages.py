@@ -94,11 +94,11 @@ def test_a_greeting_needs_no_tensors(plan: FederationPlan) -> None:
 
 def test_the_key_of_flowers_fedprox_becomes_part_of_the_request(plan: FederationPlan) -> None:
     config = request_to_config(RoundRequest(action="train", plan=plan, round=1))
-    config["proximal-mu"] = 0.125
+    config["proximal-mu"] = 0.0078125
     config["server-round"] = 1
     came, _ = decode_request(content_to_request_bytes(RecordDict({CONFIG: config})))
-    assert came.proximal_mu == 0.125
-    assert came == RoundRequest(action="train", plan=plan, round=1, proximal_mu=0.125)
+    assert came.proximal_mu == 0.0078125
+    assert came == RoundRequest(action="train", plan=plan, round=1, proximal_mu=0.0078125)
 
 
 def test_a_negative_proximal_mu_is_refused(plan: FederationPlan) -> None:

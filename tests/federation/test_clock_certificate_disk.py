@@ -197,7 +197,8 @@ class Off(datetime.datetime):
 
 date.datetime = SimpleNamespace(datetime=Off, UTC=datetime.UTC)
 time.time = lambda: right() + off_s
-sys.argv = sys.argv[2:]
+# Some commands are `python -I FILE ARGUMENTS`.
+sys.argv = sys.argv[4 if sys.argv[3] == "-I" else 2 :]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

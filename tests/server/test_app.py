@@ -62,7 +62,10 @@ def test_every_saved_round_is_told(tmp_path: Path, make_plan: MakePlan) -> None:
     assert told == [(1, False), (2, False), (3, False), (3, True)]
 
 
-def test_a_server_tells_its_progress_and_keeps_its_log(tmp_path: Path, make_plan: MakePlan) -> None:
+def test_a_server_tells_its_progress_and_keeps_its_log(
+    tmp_path: Path, make_plan: MakePlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flwr")  # an engine in another test may have made it quieter
     plan, folder = make_plan(limits={"hospitals": 2}), RunFolder(tmp_path / "run")
     server_app = make_server_app(lambda _: (plan, folder))
     server_app(FakeHospitals(NAMES).grid(), _context())

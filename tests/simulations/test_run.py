@@ -98,7 +98,7 @@ def test_a_finished_run_is_not_run_again(finished: tuple[Path, Report]) -> None:
 
 
 def test_another_seed_is_refused_in_the_same_folder(finished: tuple[Path, Report]) -> None:
-    with pytest.raises(SettingsError, match=r"another plan.*another --out"):
+    with pytest.raises(SettingsError, match=r"another plan.*give this one another name or folder"):
         run_scenario(small_scenario().with_seed(7), None, finished[0])
 
 

@@ -100,7 +100,8 @@ async function start() {
   document.getElementById("annotator").textContent = page.me.annotator;
   page.progressChanged();
   await route();
-  setTimeout(() => Promise.all([import("./editor.js"), import("./review.js")]), QUIET_MS);
+  // Ahead of time only: without a network it is tried again when it is needed.
+  setTimeout(() => Promise.allSettled([import("./editor.js"), import("./review.js")]), QUIET_MS);
 }
 
 document.getElementById("help").addEventListener("click", () => page.help());
