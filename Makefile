@@ -6,7 +6,7 @@ OUT ?= runs/$(if $(SCENARIO),$(SCENARIO),$(if $(DATA),generic,phantoms))
 QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
 	FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check faults bench clean
 
 demo: $(READY)
 	$(QUIET) $(BIN)/oneslice simulate run $(if $(SCENARIO),$(SCENARIO),$(if $(DATA),generic,phantoms)) \
@@ -19,6 +19,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Ten minutes, most of it waiting for Flower to notice that something died.
+faults: $(READY)
+	$(QUIET) $(BIN)/python -m pytest tests/federation/test_faults.py -m faults
 
 bench: $(READY)
 	$(QUIET) $(BIN)/python -m simulations.bench engine

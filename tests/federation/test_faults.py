@@ -41,6 +41,7 @@ from simulations.run import prepare
 HONEST, ROGUE = "hospital-1", "hospital-2"
 MANY_ROUNDS = 500
 pytestmark = [
+    pytest.mark.faults,
     pytest.mark.timeout(420),
     pytest.mark.skipif(
         not Path("/usr/sbin/nginx").exists(), reason="needs nginx (Debian: nginx-light)"
