@@ -14,7 +14,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from common.messages import content_to_request_bytes, reply_bytes_to_content
+from common.messages import bytes_to_content, content_to_request_bytes
 from common.updates import LocalUpdate, Note, encode_update
 
 NodeConfig = Mapping[str, bool | float | int | str]
@@ -30,7 +30,7 @@ def make_client_app(answer_of: Callable[[NodeConfig], Answer]) -> ClientApp:
     def hand_on(message: Message, context: Context) -> Message:
         answer = answer_of(context.node_config)
         reply = answer(content_to_request_bytes(message.content))
-        return Message(reply_bytes_to_content(reply), reply_to=message)
+        return Message(bytes_to_content(reply), reply_to=message)
 
     client_app.train()(hand_on)
     client_app.query()(hand_on)

@@ -21,7 +21,7 @@ from pathlib import Path
 from client.gate import UNPACKED
 from client.node import Node
 from common.errors import SettingsError
-from common.quiet import QUIET
+from common.quiet import FRUGAL, QUIET
 from common.tied_program import EXECUTABLE, tied_script
 from common.whole_file import write_whole
 
@@ -50,6 +50,8 @@ PASSED_ON = (
     "no_proxy",
 )
 OURS = "ONESLICE_"
+# Flower looks once a second whether a message came; every hospital's answer is waited for.
+LOOKS_OFTEN = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 # A socket's path holds 107 bytes on Linux and 103 on macOS; both ends write it the same way.
 LONGEST_SOCKET_PATH = 100
 ANOTHER_WORKER = "another worker answers"
@@ -173,7 +175,8 @@ def supernode_environment(node: Node) -> dict[str, str]:
         if name in PASSED_ON or name.startswith(OURS)
     }
     home = str(node.flower_home.absolute())
-    return {**passed_on, **QUIET, "PATH": str(node.programs.absolute()), "FLWR_HOME": home}
+    folders = {"PATH": str(node.programs.absolute()), "FLWR_HOME": home}
+    return {**passed_on, **QUIET, **FRUGAL, **LOOKS_OFTEN, **folders}
 
 
 def run_supernode(node: Node) -> None:

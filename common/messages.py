@@ -1,26 +1,23 @@
-"""Requests and replies as Flower records. The only Flower code that both sides share.
+"""Requests and replies as Flower messages. The only Flower code that both sides share.
 
-All networks travel in one ArrayRecord, their keys prefixed by their role ("segmenter/"), so that
-Flower's own strategies and wrappers, which demand exactly one, work on them unchanged.
+On the wire a message holds one array of bytes: what `common.updates` makes of a request or a
+reply. Flower carries every tensor, and every piece of it, as an object of its own with a request
+over the network for each; in one array a hundred of them cost what one does. Its strategies, which
+want one ArrayRecord with a tensor per name, get that at the server.
 """
 
-import json
+from io import BytesIO
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.lib import format as npy
 
 from common.errors import BadReplyError, SettingsError
-from common.updates import (
-    Arrays,
-    LocalUpdate,
-    RoundRequest,
-    check_note,
-    check_request,
-    decode_update,
-    encode_request,
-)
+from common.updates import Arrays, LocalUpdate, RoundRequest, decode_update, encode_request
 
-ARRAYS, CONFIG, METRICS, NOTE = "arrays", "config", "metrics", "note"
+ARRAYS, METRICS = "arrays", "metrics"
 WEIGHT = "num-examples"
+PAYLOAD = "oneslice"
 
 
 def arrays_to_record(arrays: Arrays) -> ArrayRecord:
@@ -33,53 +30,52 @@ def record_to_arrays(record: ArrayRecord) -> Arrays:
     return {name: array.numpy().copy() for name, array in record.items()}
 
 
-def request_to_config(request: RoundRequest) -> ConfigRecord:
-    """The request without its tensors."""
-    return ConfigRecord({"request": request.model_dump_json()})
+def bytes_to_content(data: bytes) -> RecordDict:
+    """A message's content that carries the bytes."""
+    array = Array(np.frombuffer(data, dtype=np.uint8))
+    return RecordDict({PAYLOAD: ArrayRecord({PAYLOAD: array})})
+
+
+def request_to_content(request: RoundRequest, arrays: Arrays) -> RecordDict:
+    """A message's content that carries a request and its tensors."""
+    return bytes_to_content(encode_request(request, arrays))
 
 
 def content_to_request_bytes(content: RecordDict) -> bytes:
-    """What a hospital's `answer` takes, from a message's content.
+    """What a hospital's `answer` takes, from a message's content; not looked into.
 
     Raises:
-        SettingsError: it is no request, or a value is out of range.
+        SettingsError: there are no bytes in it.
     """
     try:
-        config = content.config_records[CONFIG]
-        asked = json.loads(str(config["request"]))
-        record = content.array_records.get(ARRAYS)
-        arrays = record_to_arrays(record) if record is not None else {}
+        return _bytes_of(content)
     except Exception as error:  # noqa: BLE001  (NumPy's reader raises what it likes on bad bytes)
         raise SettingsError(f"expected a request, got {type(error).__name__}") from None
-    request = check_request(asked)
-    if "proximal-mu" in config:
-        # Flower's FedProx adds its own key beside ours; it travels on as part of the request.
-        values = {**request.model_dump(), "proximal_mu": config["proximal-mu"]}
-        request = check_request(values)
-    return encode_request(request, arrays)
-
-
-def reply_bytes_to_content(data: bytes) -> RecordDict:
-    """A message's content, from what a hospital's `answer` returned."""
-    update = decode_update(data)
-    return RecordDict(
-        {
-            ARRAYS: arrays_to_record(update.arrays),
-            METRICS: MetricRecord({WEIGHT: update.note.num_examples}),
-            NOTE: ConfigRecord({"note": update.note.model_dump_json()}),
-        }
-    )
 
 
 def content_to_update(content: RecordDict) -> LocalUpdate:
     """The reply in a message's content.
 
     Raises:
-        BadReplyError: a record is missing, or a value is not one that may come.
+        BadReplyError: it is no reply of this protocol.
     """
     try:
-        text = str(content.config_records[NOTE]["note"])
-        arrays = record_to_arrays(content.array_records[ARRAYS])
+        data = _bytes_of(content)
     except Exception as error:  # noqa: BLE001  (as above)
-        raise BadReplyError(f"expected tensors and a note, got {type(error).__name__}") from None
-    return LocalUpdate(arrays, check_note(text))
+        raise BadReplyError(f"expected a reply's bytes, got {type(error).__name__}") from None
+    return decode_update(data)
+
+
+def _bytes_of(content: RecordDict) -> bytes:
+    # As `Array.numpy` reads them, without its copies: a model may have 100 MB.
+    array = content.array_records[PAYLOAD][PAYLOAD]
+    if (array.dtype, array.stype) != ("uint8", "numpy.ndarray"):
+        raise TypeError
+    header = BytesIO(array.data)
+    if npy.read_magic(header) != (1, 0):
+        raise TypeError
+    shape, _, dtype = npy.read_array_header_1_0(header)
+    data = array.data[header.tell() :]
+    if shape != (len(data),) or dtype != np.uint8:
+        raise TypeError
+    return data

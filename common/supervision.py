@@ -32,7 +32,7 @@ from common.processes import (
 from common.settings_file import Settings
 from common.whole_file import write_whole
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLED_AFTER_S = 1.0, 60.0, 300.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLED_AFTER_S = 1.0, 60.0, 60.0
 READY_WITHIN_S, END_PATIENCE_S = 60.0, 20.0
 LONGEST_LOG_BYTES, NUM_LAST_LINES = 10_000_000, 12
 _LOOK_EVERY_S = 0.2
@@ -178,7 +178,7 @@ def supervise(
 ) -> None:
     """Runs the services until SIGTERM or SIGINT; one that ends is started again.
 
-    The pause before that doubles from 1 s to 60 s; who lived for 5 minutes begins at 1 s again.
+    The pause before that doubles from 1 s to 60 s; who lived for a minute begins at 1 s again.
     Services start in order, `tick` once the last one had its turn, and then every `tick_s`
     seconds in a thread of its own, so that a slow one holds no restart up.
     What a killed predecessor left running is ended first.

@@ -6,7 +6,7 @@ import re
 from common.errors import VersionError
 
 SOFTWARE = importlib.metadata.version("oneslice")
-PROTOCOL = 3
+PROTOCOL = 4
 _VERSION = r"[0-9A-Za-z.+!-]{1,32}"
 
 

@@ -5,13 +5,13 @@ Flower's `send_and_receive` sleeps 3 s between looks and gives no account of who
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.errors import BadReplyError, QuorumError
-from common.messages import CONFIG, content_to_update, request_to_config
+from common.messages import content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.printable import printable
 from common.updates import RoundRequest
@@ -31,21 +31,22 @@ def nobody_told(_: object) -> None:
 
 def ask(
     grid: Grid,
-    messages: Iterable[Message],
+    messages: list[Message],
     deadline_s: float,
     on_waiting: Callable[[set[int]], None] = nobody_told,
 ) -> dict[int, Message]:
     """Sends the messages; the replies by node id, those that came within the deadline.
 
+    The list is empty afterwards: what is on its way would hold a model for as long as all wait.
     `on_waiting` is told of the nodes whose reply is still to come, first and at each change.
     """
-    sent = list(messages)
-    told = {message.metadata.dst_node_id for message in sent}
+    told = {message.metadata.dst_node_id for message in messages}
     on_waiting(told)
     node_of = {
         message_id: message.metadata.dst_node_id
-        for message_id, message in zip(grid.push_messages(sent), sent, strict=True)
+        for message_id, message in zip(grid.push_messages(messages), messages, strict=True)
     }
+    messages.clear()
     replies: dict[int, Message] = {}
     pause_s, until = FIRST_LOOK_S, time.monotonic() + deadline_s
     while True:
@@ -78,11 +79,8 @@ def greet(
     # Only where nodes are registered with their keys do they have a name here.
     online = {node.node_id: node.name for node in grid.get_nodes()}
     names = {node: name for node, name in known.items() if node in online}
-    config = request_to_config(RoundRequest(action="hello", plan=plan, round=0))
-    messages = [
-        Message(RecordDict({CONFIG: ConfigRecord(dict(config))}), node, "query")
-        for node in sorted(set(online) - set(names))
-    ]
+    hello = request_to_content(RoundRequest(action="hello", plan=plan, round=0), {})
+    messages = [Message(hello, node, "query") for node in sorted(set(online) - set(names))]
     for node, reply in sorted(ask(grid, messages, deadline_s).items()):
         try:
             names[node] = _name_of(reply, online[node], set(names.values()))

@@ -14,7 +14,7 @@ from common.bundle import APP, BUNDLE
 from common.errors import SettingsError
 from common.kit import Host, Port
 from common.plan import Name
-from common.quiet import QUIET
+from common.quiet import FRUGAL, QUIET
 from common.settings_file import Settings, read_settings
 from common.whole_file import write_whole
 from server.certificates import issue_server_certificate, make_authority
@@ -177,7 +177,7 @@ class Consortium:
         """The environment for Flower's commands: nobody is phoned, no one else's settings apply."""
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         home = str(self.flower_home.resolve())
-        return {**os.environ, **QUIET, "PATH": programs, "FLWR_HOME": home}
+        return {**os.environ, **QUIET, **FRUGAL, "PATH": programs, "FLWR_HOME": home}
 
 
 def make_consortium(path: Path, settings: ConsortiumSettings, now: datetime) -> Consortium:

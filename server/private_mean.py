@@ -23,13 +23,12 @@ SEED_NUMBERS = 624  # as many as the state of NumPy's generator holds
 def with_privacy(
     strategy: FedAvg, privacy: Privacy, received: ArrayRecord, num_models: int
 ) -> Strategy:
-    """The strategy, which now clips and adds noise as the plan says.
+    """The strategy, which now clips and adds noise as a plan says that clips.
 
     `received` are the tensors that the hospitals got, in the order in which theirs will come;
     `num_models` is how many will.
     """
-    if privacy.clipping_norm is None:
-        return strategy
+    assert privacy.clipping_norm is not None  # a plan that clips
     wrapper = DifferentialPrivacyServerSideFixedClipping(
         strategy, privacy.noise_multiplier, privacy.clipping_norm, num_models
     )

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.clipping import update_norm
 from common.errors import BadReplyError, QuorumError
-from common.messages import ARRAYS, arrays_to_record, content_to_update, request_to_config
+from common.messages import arrays_to_record, content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.printable import printable
 from common.updates import (
@@ -49,6 +49,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 # Between two tries of a round that had no quorum.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
+PROXIMAL_MU = "proximal-mu"  # as Flower's FedProx calls it
 DOING: dict[Action, str] = {"train": "hospitals train", "score": "hospitals score the models"}
 
 
@@ -258,8 +259,11 @@ def _ask_round(
         held_back = {}  # no noise covers scores, so none travel from one hospital to another
     request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)
     trained, sent = trained_in(plan, number, state.arrays), _sent_down(plan, state, action)
-    messages = _make_messages(federation, request, trained, sent)
-    asked = [message for message in messages if message.metadata.dst_node_id in hospitals]
+    asked = [
+        message
+        for message in _make_messages(federation, request, trained, sent)
+        if message.metadata.dst_node_id in hospitals
+    ]
 
     def tell(waiting: set[int]) -> None:
         names = tuple(sorted(hospitals[node] for node in waiting))
@@ -299,14 +303,18 @@ def _make_messages(
     federation: Federation, request: RoundRequest, trained: Arrays, sent: Arrays
 ) -> list[Message]:
     """One message per node with the tensors `sent`; the strategy sees only those that come back."""
-    config: ConfigRecord = request_to_config(request)
-    record = arrays_to_record(trained)
     grid, strategy = federation.grid, federation.strategy
-    messages = list(strategy.configure_train(request.round, record, config, grid))
-    if sent.keys() != trained.keys():
-        everything = arrays_to_record(sent)
-        for message in messages:
-            message.content[ARRAYS] = everything
+    messages = list(
+        strategy.configure_train(request.round, arrays_to_record(trained), ConfigRecord(), grid)
+    )
+    if not messages:
+        return []
+    # What FedProx adds for the hospitals travels as part of our own request.
+    config = messages[0].content[strategy.configrecord_key]
+    asked = request.model_copy(update={"proximal_mu": config.get(PROXIMAL_MU, 0.0)})
+    content = request_to_content(asked, sent)
+    for message in messages:
+        message.content = content
     return messages
 
 
@@ -326,6 +334,7 @@ def _sort_out(
         else:
             try:
                 update = content_to_update(reply.content)
+                reply.content = RecordDict()  # a second copy of the model
                 # Who failed before it could read the request does not know its round, so this
                 # comes before the checks: they would hide the reason.
                 if update.note.outcome == "failed":

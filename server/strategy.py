@@ -5,7 +5,6 @@ checked first and only clean copies reach it. FedMedian and FedTrimmedAvg empty 
 given; FedAdam answers in float64; the order of replies changes the last bits of a mean.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from flwr.serverapp.strategy import (
     Krum,
     MultiKrum,
 )
+from flwr.serverapp.strategy.strategy import Strategy
 
 from common.clipping import update_norm
 from common.errors import BadReplyError
@@ -119,7 +119,7 @@ def check_update(
 
 def average(
     strategy: FedAvg,
-    replies: Mapping[str, tuple[Message, LocalUpdate]],
+    replies: dict[str, tuple[Message, LocalUpdate]],
     current: Arrays,
     round_number: int,
     *,
@@ -129,30 +129,41 @@ def average(
     """The strategy's mean of checked replies, in the dtypes of `current`.
 
     `replies` by hospital, each message with what was read from it; those without examples are left
-    out. Without any the model stays. The order of hospitals is that of their names. With noise all
+    out. They are taken out one by one, since models of all hospitals twice are too much memory.
+    Without any the model stays. The order of hospitals is that of their names. With noise all
     weigh the same: it is measured for that.
     """
     exact = privacy.clipping_norm is not None or isinstance(strategy, MultiKrum | Bulyan)
     equal = weighing == "equal" or privacy.adds_noise
-    clean = []
-    for _, (message, update) in sorted(replies.items()):
-        if update.note.num_examples > 0:
-            weight = 1 if equal else update.note.num_examples
-            message.content = _clean_content(update.arrays, weight, exact=exact)
-            clean.append(message)
+    clean = _take_clean(replies, equal=equal, exact=exact)
     if not clean:
         return current
-    received = _to_record(current, exact=exact)
+    combining: Strategy = strategy
+    if privacy.clipping_norm is not None:
+        received = _to_record(current, exact=exact)
+        combining = with_privacy(strategy, privacy, received, len(clean))
     with unguessable_noise():
-        record, _ = with_privacy(strategy, privacy, received, len(clean)).aggregate_train(
-            round_number, clean
-        )
+        record, _ = combining.aggregate_train(round_number, clean)
     if record is None:
         return current
     mean = record_to_arrays(record)
     return {
         name: mean[name].astype(array.dtype).reshape(array.shape) for name, array in current.items()
     }
+
+
+def _take_clean(
+    replies: dict[str, tuple[Message, LocalUpdate]], *, equal: bool, exact: bool
+) -> list[Message]:
+    """The messages with nothing but what the strategy needs, by the hospitals' names."""
+    clean = []
+    for hospital in sorted(replies):
+        message, update = replies.pop(hospital)
+        if update.note.num_examples > 0:
+            weight = 1 if equal else update.note.num_examples
+            message.content = _clean_content(update.arrays, weight, exact=exact)
+            clean.append(message)
+    return clean
 
 
 def _clean_content(arrays: Arrays, weight: int, *, exact: bool) -> RecordDict:

@@ -34,6 +34,7 @@ class FakeHospitals:
     names: Mapping[int, str]
     misdeeds: Mapping[tuple[str, int], Misdeed] = field(default_factory=dict)
     asked: list[tuple[str, str, int]] = field(default_factory=list)
+    proximal_mus: list[float] = field(default_factory=list)
 
     def grid(self) -> LocalGrid:
         """A grid on which they are all online."""
@@ -49,6 +50,7 @@ class FakeHospitals:
     def _answer(self, name: str, data: bytes) -> bytes:
         request, arrays = decode_request(data)
         self.asked.append((name, request.action, request.round))
+        self.proximal_mus.append(request.proximal_mu)
         scored = request.action == "score"
         misdeed = None if scored else self.misdeeds.get((name, request.round))
         match misdeed:

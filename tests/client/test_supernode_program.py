@@ -3,22 +3,33 @@
 import subprocess
 import sys
 
+import pytest
+
 BROKEN = """
 import threading, time
 import client.supernode_program as program
 
-def breaks_off():
+def ends():
     threading.Thread(target=time.sleep, args=(600,)).start()
-    raise ConnectionError("EOF occurred in violation of protocol")
+    {how}
 
-program.flower_supernode = breaks_off
+program.flower_supernode = ends
 program.main()
 """
 
 
-def test_an_error_ends_the_process_though_another_thread_lives() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=60, check=False
+def run(how: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BROKEN.format(how=how)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
+
+
+@pytest.mark.parametrize("how", ["raise ConnectionError('EOF in the handshake')", "return"])
+def test_the_process_ends_though_another_thread_lives(how: str) -> None:
+    done = run(how)
     assert done.returncode == 1
-    assert "EOF occurred in violation of protocol" in done.stderr
+    assert ("EOF in the handshake" in done.stderr) is how.startswith("raise")

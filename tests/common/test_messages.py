@@ -1,29 +1,23 @@
 """Requests and replies as Flower records: nothing is lost, and nothing shared."""
 
-import json
 import pickle
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from common.errors import BadReplyError, SettingsError, VersionError
 from common.messages import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    NOTE,
-    WEIGHT,
+    PAYLOAD,
     arrays_to_record,
+    bytes_to_content,
     content_to_request_bytes,
     content_to_update,
     record_to_arrays,
-    reply_bytes_to_content,
-    request_to_config,
+    request_to_content,
 )
 from common.plan import FederationPlan
 from common.updates import (
-    PROTOCOL,
     Arrays,
     LocalUpdate,
     Note,
@@ -62,22 +56,20 @@ def test_arrays_of_a_record_are_copies() -> None:
 
 def test_a_reply_comes_back_from_a_message() -> None:
     data = encode_update(LocalUpdate(_arrays(), UPDATE_NOTE))
-    content = reply_bytes_to_content(data)
-    assert dict(content[METRICS]) == {WEIGHT: 5}, "what Flower's strategies weigh by"
-    came = content_to_update(content)
+    came = content_to_update(bytes_to_content(data))
     assert came.note == UPDATE_NOTE
     assert encode_update(came) == data
 
 
 def test_a_reply_without_a_model_comes_back() -> None:
     note = Note(hospital="north", outcome="abstained", round=2)
-    came = content_to_update(reply_bytes_to_content(encode_update(LocalUpdate({}, note))))
+    came = content_to_update(bytes_to_content(encode_update(LocalUpdate({}, note))))
     assert came == LocalUpdate({}, note)
 
 
 def test_a_request_comes_through_a_message(plan: FederationPlan) -> None:
-    request = RoundRequest(action="train", plan=plan, round=4)
-    content = RecordDict({CONFIG: request_to_config(request), ARRAYS: arrays_to_record(_arrays())})
+    request = RoundRequest(action="train", plan=plan, round=4, proximal_mu=0.0)
+    content = request_to_content(request, _arrays())
     came, arrays = decode_request(content_to_request_bytes(content))
     assert came == request
     assert came.plan.federation == plan.federation
@@ -86,106 +78,62 @@ def test_a_request_comes_through_a_message(plan: FederationPlan) -> None:
         np.testing.assert_array_equal(arrays[name], array)
 
 
-def test_a_greeting_needs_no_tensors(plan: FederationPlan) -> None:
-    request = RoundRequest(action="hello", plan=plan, round=0)
-    content = RecordDict({CONFIG: request_to_config(request)})
-    assert decode_request(content_to_request_bytes(content)) == (request, {})
-
-
-def test_the_key_of_flowers_fedprox_becomes_part_of_the_request(plan: FederationPlan) -> None:
-    config = request_to_config(RoundRequest(action="train", plan=plan, round=1))
-    config["proximal-mu"] = 0.0078125
-    config["server-round"] = 1
-    came, _ = decode_request(content_to_request_bytes(RecordDict({CONFIG: config})))
-    assert came.proximal_mu == 0.0078125
-    assert came == RoundRequest(action="train", plan=plan, round=1, proximal_mu=0.0078125)
-
-
-def test_a_negative_proximal_mu_is_refused(plan: FederationPlan) -> None:
-    config = request_to_config(RoundRequest(action="train", plan=plan, round=1))
-    config["proximal-mu"] = -0.5
-    with pytest.raises(SettingsError, match=r"proximal_mu = -0\.5: .*or equal to 0"):
-        content_to_request_bytes(RecordDict({CONFIG: config}))
+def test_all_tensors_are_one_object_on_the_wire(plan: FederationPlan) -> None:
+    # Flower asks for each tensor, and each piece of it, by itself.
+    content = request_to_content(RoundRequest(action="train", plan=plan, round=1), _arrays())
+    assert [len(record) for record in content.array_records.values()] == [1]
+    assert not content.config_records
+    assert not content.metric_records
 
 
 def test_a_request_of_another_version_is_handed_on(plan: FederationPlan) -> None:
     # The ClientApp is the coordinator's code; the hospital's own is what refuses.
     other = RoundRequest(action="hello", plan=plan, round=0, software="9.0.0")
-    data = content_to_request_bytes(RecordDict({CONFIG: request_to_config(other)}))
+    data = content_to_request_bytes(request_to_content(other, {}))
     with pytest.raises(VersionError, match=r"the coordinator 9\.0\.0"):
         decode_request(data)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        RecordDict(),
-        RecordDict({CONFIG: ConfigRecord({"other": "x"})}),
-        RecordDict({CONFIG: ConfigRecord({"request": "{"})}),
-    ],
-    ids=["no config", "no request", "no JSON"],
-)
-def test_what_is_no_request_is_refused(content: RecordDict) -> None:
-    with pytest.raises(SettingsError, match="expected a request, got"):
-        content_to_request_bytes(content)
-
-
-def _reply(note: str, array: Array | None = None) -> RecordDict:
-    record = ArrayRecord({"a": array}) if array is not None else ArrayRecord()
-    return RecordDict({NOTE: ConfigRecord({"note": note}), ARRAYS: record})
-
-
-GOOD_NOTE = UPDATE_NOTE.model_dump_json()
 NPY_HEADER = b"\x93NUMPY\x01\x00"
 
 
-def _array(data: bytes) -> Array:
-    return Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=data)
+def _content(array: Array | None = None) -> RecordDict:
+    return RecordDict({PAYLOAD: ArrayRecord({PAYLOAD: array} if array is not None else {})})
+
+
+def _array(data: bytes, stype: str = "numpy.ndarray") -> Array:
+    return Array(dtype="uint8", shape=(2,), stype=stype, data=data)
 
 
 def _npy(header: bytes) -> Array:
     return _array(NPY_HEADER + len(header).to_bytes(2, "little") + header)
 
 
-BAD_REPLIES = {
+BAD_CONTENTS = {
     "nothing": RecordDict(),
-    "no note": RecordDict({ARRAYS: ArrayRecord()}),
-    "no tensors": RecordDict({NOTE: ConfigRecord({"note": GOOD_NOTE})}),
-    "empty tensor": _reply(GOOD_NOTE, _array(b"")),
-    "tensor cut short": _reply(GOOD_NOTE, _array(NPY_HEADER)),
-    "tensor with an open bracket": _reply(GOOD_NOTE, _npy(b"{'descr': (((")),
-    "pickled tensor": _reply(GOOD_NOTE, _array(pickle.dumps([1, 2]))),
-    "tensor of another kind": _reply(
-        GOOD_NOTE, Array(dtype="float32", shape=(2,), stype="torch", data=b"")
-    ),
-    "tensor larger than any memory": _reply(
-        GOOD_NOTE,
-        _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (17592186044416,)}"),
+    "no array": _content(),
+    "empty array": _content(_array(b"")),
+    "array cut short": _content(_array(NPY_HEADER)),
+    "array with an open bracket": _content(_npy(b"{'descr': (((")),
+    "pickled array": _content(_array(pickle.dumps([1, 2]))),
+    "array of another kind": _content(_array(b"", stype="torch")),
+    "array of numbers": _content(Array(np.ones(3, np.float32))),
+    "array of rows": _content(Array(np.ones((2, 3), np.uint8))),
+    "array larger than any memory": _content(
+        _npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (70368744177664,)}")
     ),
 }
 
 
-@pytest.mark.parametrize("content", BAD_REPLIES.values(), ids=BAD_REPLIES.keys())
-def test_what_is_no_reply_raises_our_error(content: RecordDict) -> None:
-    with pytest.raises(BadReplyError, match="expected tensors and a note, got"):
+@pytest.mark.parametrize("content", BAD_CONTENTS.values(), ids=BAD_CONTENTS.keys())
+def test_what_holds_no_bytes_raises_our_error(content: RecordDict) -> None:
+    with pytest.raises(BadReplyError, match="expected a reply's bytes, got"):
         content_to_update(content)
+    with pytest.raises(SettingsError, match="expected a request, got"):
+        content_to_request_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "note", ["", "{", "[]", "null", "7", '{"hospital": "north"}', "[" * 99_999]
-)
-def test_a_note_that_is_none_raises_our_error(note: str) -> None:
-    with pytest.raises(BadReplyError, match=r"expected a note in JSON|speaks protocol None"):
-        content_to_update(_reply(note))
-
-
-def test_a_note_with_a_key_of_its_own_raises_our_error() -> None:
-    values = {**json.loads(GOOD_NOTE), "patient": "Smith"}
-    with pytest.raises(BadReplyError, match=r"(?s)agreed numbers.*patient"):
-        content_to_update(_reply(json.dumps(values)))
-
-
-def test_a_note_of_another_protocol_is_refused_with_both_versions() -> None:
-    values = {**json.loads(GOOD_NOTE), "protocol": PROTOCOL + 1, "unheard": 1}
-    with pytest.raises(BadReplyError, match="hospital speaks protocol 4, this coordinator 3"):
-        content_to_update(_reply(json.dumps(values)))
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff" * 64])
+def test_bytes_that_are_no_reply_raise_our_error(data: bytes) -> None:
+    with pytest.raises(BadReplyError, match="expected a reply in safetensors"):
+        content_to_update(bytes_to_content(data))

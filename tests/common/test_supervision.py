@@ -276,8 +276,8 @@ def test_pauses_double_up_to_a_minute_and_begin_anew_after_five_good_minutes() -
         pause_s = next_pause_s(pause_s, lived_s=2.0)
         pauses_s.append(pause_s)
     assert pauses_s == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert next_pause_s(60.0, lived_s=299.0) == 60
-    assert next_pause_s(60.0, lived_s=300.0) == 1
+    assert next_pause_s(60.0, lived_s=59.0) == 60
+    assert next_pause_s(60.0, lived_s=60.0) == 1
 
 
 def test_a_long_log_moves_aside_while_the_service_writes_on(tmp_path: Path, start: Start) -> None:

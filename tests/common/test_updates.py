@@ -99,11 +99,13 @@ def test_more_pull_towards_the_mean_than_the_plan_says_is_refused(plan: Federati
 
 
 def test_another_protocol_is_refused_with_both_versions(plan: FederationPlan) -> None:
-    request = RoundRequest(action="hello", plan=plan, round=0, protocol=PROTOCOL + 1)
-    with pytest.raises(VersionError, match=r"\(protocol 3\), the coordinator .* \(protocol 4\)"):
+    other = PROTOCOL + 1
+    request = RoundRequest(action="hello", plan=plan, round=0, protocol=other)
+    said = rf"\(protocol {PROTOCOL}\), the coordinator .* \(protocol {other}\)"
+    with pytest.raises(VersionError, match=said):
         decode_request(encode_request(request, {}))
-    note = NOTE.model_copy(update={"protocol": PROTOCOL + 1})
-    with pytest.raises(BadReplyError, match="hospital speaks protocol 4, this coordinator 3"):
+    note = NOTE.model_copy(update={"protocol": other})
+    with pytest.raises(BadReplyError, match=f"protocol {other}, this coordinator {PROTOCOL}"):
         decode_update(encode_update(LocalUpdate({}, note)))
 
 

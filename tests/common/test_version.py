@@ -7,6 +7,8 @@ import pytest
 from common.errors import VersionError
 from common.version import PROTOCOL, SOFTWARE, check_same_version, release_of
 
+NEXT = PROTOCOL + 1
+
 
 def test_the_software_is_the_installed_one() -> None:
     assert importlib.metadata.version("oneslice") == SOFTWARE
@@ -26,9 +28,9 @@ def test_the_same_version_is_let_through() -> None:
     ("software", "protocol", "said", "answered_in"),
     [
         ("99.1.2", PROTOCOL, r"coordinator 99\.1\.2 .*: pip install oneslice==99\.1\.2$", PROTOCOL),
-        (SOFTWARE, PROTOCOL + 1, rf"the coordinator {SOFTWARE} \(protocol 4\)", PROTOCOL + 1),
+        (SOFTWARE, NEXT, rf"the coordinator {SOFTWARE} \(protocol {NEXT}\)", NEXT),
         (None, 2, r"unknown \(protocol 2\); .*: install the coordinator's version$", 2),
-        ("1.0; rm -rf /", PROTOCOL, r"unknown \(protocol 3\)", PROTOCOL),
+        ("1.0; rm -rf /", PROTOCOL, rf"unknown \(protocol {PROTOCOL}\)", PROTOCOL),
         ("9" * 64, PROTOCOL, r"unknown", PROTOCOL),
         (SOFTWARE, "3", r"\(protocol unknown\)", PROTOCOL),
         (SOFTWARE, 10**40, r"\(protocol unknown\)", PROTOCOL),

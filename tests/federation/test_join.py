@@ -32,9 +32,9 @@ BIN = Path(sys.executable).parent
 SERVER_APP = """
 import time
 from pathlib import Path
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import ServerApp
-from common.messages import CONFIG, content_to_update, request_to_config
+from common.messages import content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.settings_file import read_settings
 from common.updates import RoundRequest
@@ -46,8 +46,8 @@ def main(grid, context):
         time.sleep(0.5)
     (node,) = grid.get_node_ids()
     plan = read_settings(FederationPlan, Path(context.run_config["plan"]))
-    hello = request_to_config(RoundRequest(action="hello", plan=plan, round=0))
-    asked = Message(RecordDict({CONFIG: hello}), node, "query")
+    hello = request_to_content(RoundRequest(action="hello", plan=plan, round=0), {})
+    asked = Message(hello, node, "query")
     (reply,) = grid.send_and_receive([asked], timeout=150)
     if reply.has_error():
         said = reply.error.reason

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 from fake_hospitals import ChangingGrid, FakeHospitals, Misdeed, RegisteredGrid, SlowGrid
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 
 from common.errors import QuorumError
-from common.messages import CONFIG, content_to_update, request_to_config
+from common.messages import content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.updates import RoundRequest
 from server import asking
@@ -25,10 +25,8 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _hello(plan: FederationPlan, *nodes: int) -> list[Message]:
-    config = request_to_config(RoundRequest(action="hello", plan=plan, round=0))
-    return [
-        Message(RecordDict({CONFIG: ConfigRecord(dict(config))}), node, "query") for node in nodes
-    ]
+    hello = request_to_content(RoundRequest(action="hello", plan=plan, round=0), {})
+    return [Message(hello, node, "query") for node in nodes]
 
 
 def _names(replies: dict[int, Message]) -> dict[int, str]:

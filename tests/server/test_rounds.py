@@ -100,10 +100,21 @@ def test_every_round_is_saved_before_anybody_is_told(plan: FederationPlan, tmp_p
     assert told == [(1, False), (2, False), (3, False), (3, True)]
 
 
+@pytest.mark.parametrize(("name", "mu"), [("FedProx", 0.25), ("FedAvg", 0.0)])
+def test_hospitals_hear_how_closely_to_stay(
+    make_plan: MakePlan, tmp_path: Path, name: str, mu: float
+) -> None:
+    plan = make_plan(limits=LIMITS, strategy={"name": name, "proximal_mu": mu})
+    hospitals = FakeHospitals(NAMES)
+    _run(hospitals, plan, tmp_path)
+    told = zip(hospitals.asked, hospitals.proximal_mus, strict=True)
+    assert {heard for (_, action, _), heard in told if action == "train"} == {mu}
+
+
 MISDEEDS: list[tuple[Misdeed, str, str]] = [
     ("silent", "silent", "no answer within the deadline"),
     ("error", "failed", "Flower error 2"),
-    ("garbage", "failed", "Flower error 2"),
+    ("garbage", "bad_reply", "expected a reply in safetensors"),
     ("nan", "bad_reply", "segmenter/model.0.conv.weight: expected finite numbers"),
     ("impostor", "bad_reply", "signed 'someone-else', came from 'north'"),
     ("failed", "failed", "StoreError: see the hospital's log"),

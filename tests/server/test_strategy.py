@@ -82,7 +82,7 @@ def _stacked(replies: Replies, name: str) -> np.ndarray:
 
 def _average(settings: StrategySettings, replies: Replies) -> Arrays:
     current = _arrays(0)
-    return average(_configured(settings, current), replies, current, 1)
+    return average(_configured(settings, current), dict(replies), current, 1)
 
 
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedProx"])
@@ -134,7 +134,7 @@ def test_krum_takes_the_model_in_the_middle_of_the_crowd() -> None:
     }
     current = {"segmenter/a": np.zeros(SHAPE, np.float32)}
     strategy = _configured(_settings("Krum", num_malicious=1), current)
-    mean = average(strategy, replies, current, 1)
+    mean = average(strategy, dict(replies), current, 1)
     # Squared distances to the two closest, a: 1, 2.25; b: 0.25, 1; c: 0.25, 2.25. b is the middle.
     np.testing.assert_array_equal(mean["segmenter/a"], np.full(SHAPE, 1.0, np.float32))
 
@@ -145,7 +145,7 @@ def test_krum_compares_tensors_by_name_in_whatever_order_they_come() -> None:
 
     models = {"x": model(0), "y": dict(reversed(model(1).items())), "z": model(1.25)}
     replies = {name: _reply(name, arrays, 4) for name, arrays in models.items()}
-    mean = average(_configured(_settings("Krum"), model(5)), replies, model(5), 1)
+    mean = average(_configured(_settings("Krum"), model(5)), dict(replies), model(5), 1)
     # y and z are the closest pair; taken in the order they come, y would be far from all.
     assert mean["a"].tolist() in ([1.0, 1.0], [1.25, 1.25])
 
@@ -160,7 +160,7 @@ def test_krum_tells_models_apart_that_single_precision_does_not() -> None:
     }
     current = {"segmenter/a": np.full(4096, 1000, np.float32)}
     strategy = _configured(_settings("Krum", num_malicious=1), current)
-    mean = average(strategy, replies, current, 1)
+    mean = average(strategy, dict(replies), current, 1)
     assert mean["segmenter/a"].tobytes() == np.full(4096, 1000.01, np.float32).tobytes()
 
 
@@ -172,7 +172,7 @@ def test_multikrum_is_the_mean_of_those_in_the_crowd() -> None:
     }
     current = {"segmenter/a": np.zeros(SHAPE, np.float32)}
     settings = _settings("MultiKrum", num_malicious=1, num_selected=3)
-    mean = average(_configured(settings, current), replies, current, 1)
+    mean = average(_configured(settings, current), dict(replies), current, 1)
     # Scores as for Krum: a 3.25, b 1.25, c 2.5, d 6.25: a, b and c are left.
     np.testing.assert_allclose(mean["segmenter/a"], np.full(SHAPE, 2.5 / 3), rtol=1e-6)
 
@@ -185,7 +185,7 @@ def test_bulyan_is_the_mean_of_what_lies_next_to_the_median() -> None:
     }
     current = {"segmenter/a": np.zeros(SHAPE, np.float32)}
     settings = _settings("Bulyan", num_malicious=1)
-    mean = average(_configured(settings, current), replies, current, 1)
+    mean = average(_configured(settings, current), dict(replies), current, 1)
     # Krum over the four closest leaves five: b, c, d, e (scores 5.25 to 7.5) and a (16.25), before
     # f (19.5). Their median is 1.5; the three next to it are 1, 1.5 and 2.
     np.testing.assert_allclose(mean["segmenter/a"], np.full(SHAPE, 1.5), rtol=1e-6)
@@ -194,7 +194,9 @@ def test_bulyan_is_the_mean_of_what_lies_next_to_the_median() -> None:
 @pytest.mark.parametrize("strategy", ["FedAvg", "FedProx"])
 def test_equal_weights_do_not_ask_how_many_scans_there_are(strategy: str) -> None:
     current, replies = _arrays(0), _replies()
-    mean = average(_configured(_settings(strategy), current), replies, current, 1, weighing="equal")
+    mean = average(
+        _configured(_settings(strategy), current), dict(replies), current, 1, weighing="equal"
+    )
     for name, array in mean.items():
         np.testing.assert_allclose(array, _stacked(replies, name).mean(axis=0), rtol=1e-5)
 
@@ -202,7 +204,7 @@ def test_equal_weights_do_not_ask_how_many_scans_there_are(strategy: str) -> Non
 def test_fedadams_first_step_by_its_formula() -> None:
     current, replies, rate = _arrays(0), _replies(), 0.05
     strategy = _configured(_settings("FedAdam", server_learning_rate=rate), current)
-    stepped = average(strategy, replies, current, 1)
+    stepped = average(strategy, dict(replies), current, 1)
     for name, array in stepped.items():
         delta = np.average(_stacked(replies, name), axis=0, weights=[1, 2, 3, 10]) - current[name]
         first, second = 0.1 * delta, 0.01 * delta**2
@@ -232,7 +234,7 @@ def test_the_order_of_the_replies_does_not_change_a_bit(name: str) -> None:
 def test_replies_and_the_current_model_stay_as_they_are(name: str) -> None:
     current, replies = _arrays(0), _replies()
     strategy = _configured(_settings(name), current)
-    average(strategy, replies, current, 1)
+    average(strategy, dict(replies), current, 1)
     for ours, expected in (
         (current, _arrays(0)),
         *((replies[name][1].arrays, _arrays(seed)) for seed, name in enumerate(sorted(replies), 1)),
