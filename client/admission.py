@@ -71,11 +71,12 @@ def check_not_too_often(store: Store, plan: FederationPlan, policy: Policy) -> N
     Raises:
         NotAllowedError: as many as the plan has rounds have left, and as many more as are allowed.
     """
-    most = plan.num_rounds + policy.more_models
+    rounds = plan.num_rounds - plan.begins_after
+    most = rounds + policy.more_models
     sent = count_models_sent(store, plan.federation)
     if sent >= most:
         raise NotAllowedError(
-            f"{sent} models have left for {plan.federation}, which has {plan.num_rounds} rounds; "
+            f"{sent} models have left for {plan.federation}, which has {rounds} rounds; "
             f"`more_models` allows {policy.more_models} more"
         )
 

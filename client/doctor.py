@@ -96,7 +96,8 @@ def _needed_gb(store: Store, plan: FederationPlan | None) -> float | None:
     from client.round_memory import estimate_memory_gb  # noqa: PLC0415  (loads MONAI)
     from common.updates import RoundRequest  # noqa: PLC0415  (only with a plan)
 
-    rounds = {1, plan.num_rounds}  # self-learning comes first, the last stage sees all tasks
+    # Self-learning comes first, the last stage sees all tasks.
+    rounds = {plan.begins_after + 1, plan.num_rounds}
     return max(
         estimate_memory_gb(
             store, RoundRequest(action="train", plan=plan, round=number), list(plan.tasks)

@@ -11,6 +11,7 @@ from client.store.store import Store
 from client.store.trial_copy import trial_copy
 from common.errors import SettingsError
 from common.networks.correspondence import build_correspondence
+from common.networks.embedding import build_embedding
 from common.networks.unet import build_networks, networks_to_arrays
 from common.plan import FederationPlan
 from common.updates import (
@@ -51,7 +52,7 @@ def try_next_round(hospital: Hospital, plan: FederationPlan) -> Trial:
     """
     store = hospital.store
     with among_others(store), trial_copy(store) as copy:
-        number = latest_round(copy, plan.federation) + 1
+        number = max(latest_round(copy, plan.federation), plan.begins_after) + 1
         if number > plan.num_rounds:
             raise SettingsError(f"all {plan.num_rounds} rounds of {plan.name!r} are answered")
         request = RoundRequest(action="train", plan=plan, round=number)
@@ -67,7 +68,7 @@ def try_next_round(hospital: Hospital, plan: FederationPlan) -> Trial:
 
 def _stand_in(store: Store, plan: FederationPlan, number: int) -> Arrays:
     """What the coordinator might send for a round."""
-    arrays = networks_to_arrays(build_networks(plan))
+    arrays = networks_to_arrays({**build_networks(plan), **build_embedding(plan)})
     if plan.correspondence.rounds > 0:
         network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
         arrays |= networks_to_arrays({CORRESPONDENCE: network})

@@ -134,7 +134,6 @@ class _Attack:
             batches,
             settings,
             learning_rate=learning_rate_at(settings, 0.0),
-            proximal_mu=0.0,
             device=self.device,
         )
         pairs = zip(self.network.parameters(), trained.parameters(), strict=True)
@@ -162,11 +161,11 @@ class _Attack:
 
 def _material(store: Store, plan: FederationPlan, device: torch.device) -> Material:
     """What the next round would train on, its labels made."""
-    first = plan.correspondence.rounds + 1
+    first = max(plan.correspondence.rounds, plan.begins_after) + 1
     number = min(max(latest_round(store, plan.federation) + 1, first), plan.num_rounds)
     stage, policy = plan.stage_of_round(number), read_policy(store.folder)
     labelled = find_labelled(store, plan, stage, policy)
-    before = load_state(store, plan.federation, number - 1)
+    before = load_state(store, plan.federation, number - 1, plan.extends)
     material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
     if material.outcome == "abstained":
         raise StoreError(
@@ -202,7 +201,7 @@ def _with_small_patches(plan: FederationPlan) -> FederationPlan:
 
 
 def _first(batch: Batch, num_patches: int) -> Batch:
-    parts = (batch.image, batch.target, batch.weight, batch.painted, batch.known)
+    parts = (batch.image, batch.target, batch.weight, batch.painted, batch.known, batch.replayed)
     return Batch(*(part[:num_patches] for part in parts))
 
 

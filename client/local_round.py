@@ -13,15 +13,13 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import UNet
 from torch.nn import Module
 
 from client.admission import (
@@ -37,15 +35,12 @@ from client.annotation.annotator import Annotator, paint_asked_slices
 from client.approvals import NotApprovedError, check_plan_approved
 from client.failures import sentence_of
 from client.label_engine import join_segmenter, label_maker, spread_new
-from client.learning.batches import Batch, draw_batches
 from client.learning.device import DeviceChoice, choose_device
 from client.learning.evaluate import score_painted_slices
-from client.learning.examples import Example
 from client.learning.round_clock import NO_LIMIT, OutOfTimeError, RoundClock
-from client.learning.train import learning_rate_at
-from client.learning.train_models import train_segmenter, train_student
 from client.outgoing import let_out
 from client.policy import Policy, read_policy
+from client.retention import find_old_model
 from client.round_material import (
     Labelled,
     Material,
@@ -55,11 +50,13 @@ from client.round_material import (
     remember,
 )
 from client.round_result import RoundResult
+from client.round_training import load_learners, train_models
+from client.scan_hardness import measure_hardness
 from client.self_learning import learn_round
 from client.slice_doubt import note_doubts
 from client.store.annotations import latest_annotations
 from client.store.audit import FAILED, newest_row, write_audit
-from client.store.label_maps import load_label_map
+from client.store.local_names import local_names
 from client.store.lock import among_others
 from client.store.rounds import (
     commit_round,
@@ -69,15 +66,8 @@ from client.store.rounds import (
 from client.store.scans import list_scans, load_scan
 from client.store.store import Store
 from common.errors import OneSliceError, VersionError
-from common.networks.unet import (
-    SEGMENTER,
-    STUDENT,
-    build_networks,
-    load_arrays,
-    networks_to_arrays,
-)
+from common.networks.unet import SEGMENTER, build_networks, load_arrays
 from common.plan import FederationPlan
-from common.random_streams import generator
 from common.updates import (
     Arrays,
     LocalUpdate,
@@ -106,15 +96,6 @@ class Hospital:
     device: DeviceChoice = "auto"
     annotator: Annotator | None = None
     node: Path | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Mean losses of the two networks, and whether the time was over before all steps were done."""
-
-    loss: float | None = None
-    student_loss: float | None = None
-    stopped_early: bool = False
 
 
 def answer(hospital: Hospital, request: bytes) -> bytes:
@@ -163,7 +144,10 @@ def answer_or_raise(hospital: Hospital, data: bytes) -> bytes:
         check_plan_approved(hospital.node, request.plan)
     policy = read_policy(store.folder)
     if request.action == "hello":
-        note = Note(hospital=store.hospital, outcome="greeted", round=request.round)
+        names = local_names(store, request.plan, policy.allowed_tasks(request.plan.tasks))
+        note = Note(
+            hospital=store.hospital, outcome="greeted", round=request.round, label_names=names
+        )
         return let_out(store, LocalUpdate({}, note), arrays, request.plan.federation)
     try:
         with among_others(store):
@@ -188,7 +172,8 @@ def _answer_round(hospital: Hospital, data: bytes, terms: Terms) -> bytes:
     if plan.is_self_learning(request.round):
         result = learn_round(store, request, arrays, choose_device(hospital.device), terms)
     else:
-        result = train_round(hospital, request, arrays, terms)
+        old = find_old_model(store, request, arrays, digest)
+        result = train_round(hospital, request, arrays, terms, old)
     reply = let_out(store, result.update, asked, plan.federation)
     commit_round(store, result.state, digest, reply, result.uses)
     return reply
@@ -223,9 +208,15 @@ def score_round(
 
 
 def train_round(
-    hospital: Hospital, request: RoundRequest, arrays: Arrays, terms: Terms = FREE
+    hospital: Hospital,
+    request: RoundRequest,
+    arrays: Arrays,
+    terms: Terms = FREE,
+    old: Arrays | None = None,
 ) -> RoundResult:
     """The whole round; returns the reply and what is to be committed with it.
+
+    `old` is the segmenter that knew the earlier tasks before the stage began, if it is needed.
 
     Raises:
         OutOfTimeError: the time of the terms was over before the segmenter's first step.
@@ -233,29 +224,28 @@ def train_round(
     store, plan, number = hospital.store, request.plan, request.round
     device = choose_device(hospital.device)
     stage = plan.stage_of_round(number)
-    before = load_state(store, plan.federation, number - 1)
-    networks = build_networks(plan)
-    for role, network in networks.items():
-        load_arrays(network, arrays, role)
+    before = load_state(store, plan.federation, number - 1, plan.extends)
+    learners = load_learners(plan, arrays, old)
+    segmenter = learners.networks[SEGMENTER]
     started = time.perf_counter()
 
     policy, clock = terms.policy, terms.clock
-    ask_for_slices(hospital, plan, number, networks[SEGMENTER], device, terms)
+    ask_for_slices(hospital, plan, number, segmenter, device, terms)
     labelled = find_labelled(store, plan, stage, policy)
     maker = label_maker(store, plan, arrays, device, policy.allowed_tasks(plan.tasks))
-    annotated = [one for found in labelled.training.values() for one in found]
-    spread_new(maker, clock.each_in_time(annotated))
+    spread_new(maker, clock.each_in_time(labelled.training_scans))
     propagated = time.perf_counter()
 
-    scores = score_held_back(store, plan, labelled, networks[SEGMENTER], device, clock)
+    scores = score_held_back(store, plan, labelled, segmenter, device, clock)
+    material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
+    hardness = measure_hardness(maker, segmenter, before.memory, material, clock)
     scored = time.perf_counter()
 
-    material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
     learned_from = clock.each_in_time((*material.current, *material.remembered))
-    join_segmenter(maker, networks[SEGMENTER], learned_from, number, request.held_back_dice)
+    join_segmenter(maker, segmenter, learned_from, number, request.held_back_dice)
     joined = time.perf_counter()
-    trained = train_models(hospital, request, material, networks, device, clock)
-    after = remember(store, plan, before, material, number)
+    trained = train_models(store, request, material, learners, device, clock)
+    after = remember(store, plan, before, material, number, hardness)
     seconds = {
         "propagate": propagated - started + joined - scored,
         "score": scored - propagated,
@@ -269,12 +259,13 @@ def train_round(
         "seconds": seconds,
     }
     note = describe_round(store, plan, labelled, material, policy).model_copy(update=measured)
-    to_send = {} if material.outcome == "abstained" else networks_to_arrays(networks)
+    to_send = {} if material.outcome == "abstained" else learners.to_arrays()
     if trained.stopped_early:
         note = note.model_copy(update={"reason": STOPPED_EARLY})
     uses = {
         "trained": material.current,
         "replayed": material.remembered,
+        "taught": material.unannotated,
         "scored": labelled.held_back_scans,
     }
     return RoundResult(LocalUpdate(to_send, note), after, uses)
@@ -313,60 +304,6 @@ def score_held_back(
         for name, annotations in labelled.held_back.items()
         if annotations
     )
-
-
-def train_models(
-    hospital: Hospital,
-    request: RoundRequest,
-    material: Material,
-    networks: dict[str, UNet],
-    device: torch.device,
-    clock: RoundClock = NO_LIMIT,
-) -> Trained:
-    """Trains the segmenter, then the student on it, in place.
-
-    Where time is short, each gets the share of it that it has of the steps.
-
-    Raises:
-        OutOfTimeError: there was none for the segmenter's first step.
-    """
-    if material.outcome == "abstained":
-        return Trained()
-    store, plan = hospital.store, request.plan
-
-    @cache
-    def load(scan_id: str) -> Example:
-        labels = load_label_map(store, scan_id, plan.federation)
-        return Example(load_scan(store, scan_id), labels, plan.num_classes)
-
-    def batches(role: str, steps: int) -> Iterator[Batch]:
-        rng = generator(plan.seed, store.hospital, request.round, "batches", role)
-        scans = (material.current, material.remembered)
-        return draw_batches(*scans, load, plan, steps=steps, rng=rng)
-
-    rate = learning_rate_at(plan.training, plan.share_of_stage_done(request.round))
-    steps, student_steps = plan.training.steps_per_round, plan.training.student_steps_per_round
-    own_clock = clock.share(steps / (steps + student_steps))
-    loss = train_segmenter(
-        networks[SEGMENTER],
-        own_clock.until_over(batches(SEGMENTER, steps)),
-        plan.training,
-        learning_rate=rate,
-        proximal_mu=request.proximal_mu,
-        device=device,
-    )
-    if loss is None:
-        clock.check()
-    stopped_early = own_clock.is_over
-    student_loss = train_student(
-        networks[STUDENT],
-        networks[SEGMENTER],
-        clock.until_over(batches(STUDENT, student_steps)),
-        plan.training,
-        learning_rate=rate,
-        device=device,
-    )
-    return Trained(loss, student_loss, stopped_early or clock.is_over)
 
 
 def describe_round(

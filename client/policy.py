@@ -17,7 +17,7 @@ from common.updates import Arrays, Note, Withholdable
 
 POLICY_FILE = "policy.toml"
 ALL_METRICS: tuple[Withholdable, ...] = get_args(Withholdable)
-Network = Literal["segmenter", "student", "correspondence"]
+Network = Literal["segmenter", "student", "correspondence", "embedding"]
 ALL_NETWORKS: tuple[Network, ...] = get_args(Network)
 ClockTime = r"([01][0-9]|2[0-3]):[0-5][0-9]"
 Span = Annotated[str, Field(pattern=rf"^{ClockTime}-({ClockTime}|24:00)$")]
@@ -33,8 +33,9 @@ class Policy(Settings):
         metrics: the fields of a reply's note that may leave; `withheld` names the others. Those
             without which a reply means nothing (hospital, outcome, reason, protocol, round,
             num_examples) always do.
-        networks: whose weights may leave. Segmenter and student are trained and averaged together:
-            without one of them the hospital abstains from the rounds that train them.
+        networks: whose weights may leave. Segmenter, student and embedding (with its prototypes)
+            are trained and averaged together: without one of them the hospital abstains from the
+            rounds that train them.
         memory_gb: the most memory a round may need, by estimate; none: no limit.
         seconds_per_round: after this time training stops; none: no limit.
         more_models: how many models may leave beyond one for each of the plan's rounds: rounds

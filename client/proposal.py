@@ -66,16 +66,27 @@ class KeyChange:
 
 
 @dataclass(frozen=True)
+class GoesOn:
+    """The federation that a plan goes on from, after which round, and if that is approved here."""
+
+    federation: str
+    after_round: int
+    is_approved: bool
+
+
+@dataclass(frozen=True)
 class PlanProposal:
     """A plan that may be approved.
 
     Attributes:
         federation: the plan's own name.
         approved: whether it is approved already.
-        compared_with: the plan of that name approved last, else the last of any; None: the first.
+        compared_with: the plan that it goes on from, else that of its name approved last, else the
+            last of any; None: the first.
         changes: the keys that differ from it, or all of them.
         rounds: how often the hospital is asked, in all.
         sends: what leaves, network by network.
+        goes_on: from which earlier federation, if from one.
     """
 
     federation: str
@@ -84,6 +95,7 @@ class PlanProposal:
     changes: tuple[KeyChange, ...]
     rounds: int
     sends: tuple[NetworkTraffic, ...]
+    goes_on: GoesOn | None = None
 
 
 @dataclass(frozen=True)
@@ -201,15 +213,20 @@ def _diff(path: str, before: bytes, after: bytes) -> str:
 
 def _propose_plan(node: Node, plan: FederationPlan) -> PlanProposal:
     approved = read_approvals(node.path).plans
+    earlier = plan.extends
+    extended = [one for one in approved if earlier and one.federation == earlier.federation]
     same_name = [one for one in approved if one.plan.name == plan.name]
-    last = next(reversed(same_name or list(approved)), None)
+    last = next(reversed(extended or same_name or list(approved)), None)
     return PlanProposal(
         federation=plan.federation,
         approved=is_plan_approved(node.path, plan),
         compared_with=None if last is None else last.federation,
         changes=changed_keys(None if last is None else last.plan, plan),
-        rounds=plan.num_rounds,
+        rounds=plan.num_rounds - plan.begins_after,
         sends=traffic_of(plan),
+        goes_on=None
+        if earlier is None
+        else GoesOn(earlier.federation, earlier.round, is_approved=bool(extended)),
     )
 
 

@@ -1,6 +1,6 @@
 """How a proposal is printed for the person who decides on it."""
 
-from client.proposal import BundleProposal, PlanProposal, Proposal
+from client.proposal import BundleProposal, GoesOn, PlanProposal, Proposal
 from common.printable import printable
 
 MEGABYTE = 1e6
@@ -55,6 +55,8 @@ def _print_bundle(bundle: BundleProposal, *, diff: bool) -> None:
 def _print_plan(plan: PlanProposal) -> None:
     print(f"\nplan {plan.federation}{' (approved already)' if plan.approved else ''}")
     print(f"  {plan.rounds} rounds; one message to this hospital and one back in each")
+    if plan.goes_on is not None:
+        _print_goes_on(plan.goes_on)
     if plan.compared_with is None:
         print(f"  the first plan here: {len(plan.changes)} keys")
     else:
@@ -62,3 +64,10 @@ def _print_plan(plan: PlanProposal) -> None:
     for change in plan.changes:
         before = "" if plan.compared_with is None else f"{printable(change.before)} -> "
         print(f"    {printable(change.key):<36}{before}{printable(change.after)}")
+
+
+def _print_goes_on(earlier: GoesOn) -> None:
+    print(f"  goes on from {earlier.federation} after its round {earlier.after_round}: with its")
+    print("  models, and with what this hospital remembers of it (replay memory, trained tasks)")
+    if not earlier.is_approved:
+        print("  THAT PLAN IS NOT APPROVED HERE, so this one is not set beside it")

@@ -119,7 +119,6 @@ def quick_update(
         _batches(store, plan, model, scan_id, pause),
         plan.training,
         learning_rate=learning_rate_at(plan.training, plan.share_of_stage_done(model.round)),
-        proximal_mu=0.0,
         device=device,
     )
     after = predict()

@@ -1,13 +1,23 @@
 """What a round has to train on, what it holds back, and what it remembers of it."""
 
-from collections.abc import Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
-from client.learning.replay import group_of, offer
+from client.learning.replay import (
+    Budget,
+    WhoGoes,
+    balanced,
+    group_of,
+    hard,
+    offer,
+    reservoir,
+)
 from client.policy import ALLOWS_ALL, Policy
 from client.store.annotations import latest_annotations
+from client.store.label_maps import training_bytes
 from client.store.reviews import flagged_scans
 from client.store.rounds import HospitalState, Remembered
 from client.store.scans import count_quarantined, list_scans
@@ -17,17 +27,26 @@ from common.random_streams import generator
 from common.scans import SliceAnnotation
 from common.updates import Outcome
 
+MEGABYTE = 1e6
+
 
 @dataclass(frozen=True)
 class Labelled:
     """A hospital's annotated scans of the tasks so far, by task: to train on, and held back.
 
-    Scans that a reviewer flagged are neither.
+    `unannotated` are those that nobody painted yet and that will not be held back. Scans that a
+    reviewer flagged are none of these.
     """
 
     training: dict[str, list[str]]
     held_back: dict[str, list[SliceAnnotation]]
     flagged: frozenset[str] = frozenset()
+    unannotated: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def training_scans(self) -> list[str]:
+        """The scans that may be trained on, task by task."""
+        return [scan_id for scan_ids in self.training.values() for scan_id in scan_ids]
 
     @property
     def held_back_scans(self) -> list[str]:
@@ -37,11 +56,15 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Material:
-    """What a round trains on: the newest task that is still open, or none, and the memory."""
+    """What a round trains on: the newest task that is still open, or none, and the memory.
+
+    `unannotated`: scans of the task that serve by their images alone, if the plan has any do so.
+    """
 
     task: Task | None
     current: list[str]
     remembered: list[str]
+    unannotated: Sequence[str] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -57,18 +80,21 @@ def find_labelled(
     """The annotated scans of all tasks up to the stage that the policy allows."""
     training: dict[str, list[str]] = {}
     held_back: dict[str, list[SliceAnnotation]] = {}
+    unannotated: dict[str, list[str]] = {}
     flagged = frozenset(flagged_scans(store))
     for task in policy.allowed_tasks(plan.tasks[: stage + 1]):
-        training[task.name], held_back[task.name] = [], []
+        training[task.name], held_back[task.name], unannotated[task.name] = [], [], []
         for scan in list_scans(store, task.name):
             annotations = latest_annotations(store, scan.scan_id)
-            if not annotations or scan.scan_id in flagged:
+            if scan.scan_id in flagged:
                 continue
             if plan.is_held_back(scan.scan_id):
                 held_back[task.name] += annotations
-            else:
+            elif annotations:
                 training[task.name].append(scan.scan_id)
-    return Labelled(training, held_back, flagged)
+            else:
+                unannotated[task.name].append(scan.scan_id)
+    return Labelled(training, held_back, flagged, unannotated)
 
 
 def choose_material(
@@ -81,12 +107,16 @@ def choose_material(
     that are not in `labelled` do not count, and no model is made from fewer than `least` scans.
     """
     allowed = set(labelled.training)
+    pseudo = plan.few_labels.pseudo_labels
+    uses_images = pseudo.weight > 0 and pseudo.unannotated > 0
     for task in reversed(plan.tasks[: stage + 1]):
         scans = labelled.training.get(task.name, [])
         is_open = state.tasks_trained.get(task.name, stage) == stage
         if is_open and len(scans) >= max(plan.training.min_annotated_scans, least):
             others = allowed - {task.name}
-            return Material(task, scans, _remembered(state, others, labelled.flagged))
+            unannotated = labelled.unannotated.get(task.name, []) if uses_images else []
+            remembered = _remembered(state, others, labelled.flagged)
+            return Material(task, scans, remembered, unannotated)
     remembered = _remembered(state, allowed, labelled.flagged)
     return Material(None, [], remembered if len(remembered) >= least else [])
 
@@ -97,22 +127,58 @@ def _remembered(state: HospitalState, tasks: set[str], flagged: Set[str]) -> lis
 
 
 def remember(
-    store: Store, plan: FederationPlan, before: HospitalState, material: Material, number: int
+    store: Store,
+    plan: FederationPlan,
+    before: HospitalState,
+    material: Material,
+    number: int,
+    hardness: Mapping[str, float] = MappingProxyType({}),
 ) -> HospitalState:
-    """The state after this round: scans that trained for the first time are offered to memory."""
-    after = replace(before, federation=plan.federation, round=number)
-    task = material.task
-    if task is None:
-        return after
-    newcomers = [
-        Remembered(scan_id, task.name, group_of(task.name, _painted_areas(store, scan_id)))
-        for scan_id in material.current
-    ]
-    rng = generator(plan.seed, store.hospital, number, "memory")
-    memory = offer(before.memory, newcomers, budget=plan.replay.budget_scans, rng=rng)
-    stage = plan.stage_of_round(number)
-    trained = {**before.tasks_trained, task.name: stage}
-    return replace(after, memory=memory, tasks_trained=trained)
+    """The state after this round: scans that trained for the first time are offered to memory.
+
+    `hardness` as `measure_hardness` found it before the round trained.
+    """
+    task, tasks_trained, newcomers = material.task, before.tasks_trained, []
+    if task is not None:
+        tasks_trained = {**tasks_trained, task.name: plan.stage_of_round(number)}
+        newcomers = [
+            Remembered(scan_id, task.name, group_of(task.name, _painted_areas(store, scan_id)))
+            for scan_id in material.current
+        ]
+    competing = [one.scan_id for one in (*before.memory.entries, *newcomers)]
+    memory = offer(
+        before.memory,
+        newcomers,
+        budget=memory_budget(store, plan, competing),
+        policy=_replay_policy(store, plan, number, competing, hardness),
+    )
+    return HospitalState(plan.federation, number, tasks_trained, memory)
+
+
+def memory_budget(store: Store, plan: FederationPlan, scan_ids: Sequence[str]) -> Budget:
+    """The plan's budget, with the sizes of these scans if it counts megabytes."""
+    settings = plan.replay
+    if settings.budget_mb is None:
+        return Budget(settings.budget_scans)
+    sizes = {scan_id: training_bytes(store, scan_id, plan.federation) for scan_id in scan_ids}
+    return Budget(settings.budget_scans, settings.budget_mb * MEGABYTE, sizes)
+
+
+def _replay_policy(
+    store: Store,
+    plan: FederationPlan,
+    number: int,
+    scan_ids: Sequence[str],
+    hardness: Mapping[str, float],
+) -> WhoGoes:
+    match plan.replay.policy:
+        case "reservoir":
+            who = (plan.seed, store.hospital, "lot")
+            return reservoir({one: generator(*who, one).random() for one in scan_ids})
+        case "hard":
+            return hard(hardness)
+        case "balanced":
+            return balanced(generator(plan.seed, store.hospital, number, "memory"))
 
 
 def _painted_areas(store: Store, scan_id: str) -> dict[int, int]:

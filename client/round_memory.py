@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from client.learning.losses import segmentation_loss
+from client.learning.old_classes import needs_old_model
 from client.propagation.learn_correspondence import Chains, reconstruction_loss
 from client.store.status import largest_scan_voxels
 from client.store.store import Store
@@ -28,6 +29,8 @@ FLOAT_BYTES = 4
 LOADED_BYTES = 0.7 * GB
 # Received, in the network, before the round, gradient, two moments, to be sent, as a message.
 COPIES_OF_WEIGHTS = 8
+# Of the old model, where there is one: read, in a network, how much each weight mattered, as a sum.
+COPIES_OF_OLD_WEIGHTS = 4
 # Convolutions work on copies in an order of their own, and gradients come on top of what is kept:
 # 2.0 to 2.1 times as much was measured for U-Nets, 1.5 for the correspondence network.
 TRAINING_SLACK = 2.25
@@ -55,7 +58,10 @@ def estimate_memory_gb(store: Store, request: RoundRequest, tasks: Sequence[Task
     if request.action == "train":
         training = TRAINING_SLACK * max(_kept_by_training(plan, network) for network in networks)
     # Labels are made first and training comes after them: the greater of the two counts.
-    return _sum_gb(sum(_weights(network) for network in networks), max(labels, training))
+    weights = sum(_weights(network) for network in networks)
+    if needs_old_model(plan, plan.stage_of_round(request.round)):
+        weights += _weights(networks[0]) * COPIES_OF_OLD_WEIGHTS / COPIES_OF_WEIGHTS
+    return _sum_gb(weights, max(labels, training))
 
 
 def _sum_gb(weights: float, working: float) -> float:
@@ -74,7 +80,9 @@ def _empty_unet(plan: FederationPlan, role: str) -> Module:
 
 
 def _kept_by_training(plan: FederationPlan, network: Module) -> float:
-    size = (plan.training.batch_size, *plan.training.patch_size)
+    pseudo = plan.few_labels.pseudo_labels
+    unannotated = pseudo.unannotated if pseudo.weight > 0 else 0
+    size = (plan.training.batch_size + unannotated, *plan.training.patch_size)
     with torch.device("meta"):
         image = torch.empty(size[0], plan.channels, *size[1:])
         target = torch.empty(size[0], plan.num_classes, *size[1:])

@@ -40,7 +40,7 @@ def learn_round(
     plan, number = request.plan, request.round
     network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
     load_arrays(network, arrays, CORRESPONDENCE)
-    before = load_state(store, plan.federation, number - 1)
+    before = load_state(store, plan.federation, number - 1, plan.extends)
     started = time.perf_counter()
 
     tasks = terms.policy.allowed_tasks(plan.tasks)

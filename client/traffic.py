@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from common.networks.correspondence import CorrespondenceNetwork
+from common.networks.embedding import build_embedding
 from common.networks.unet import SEGMENTER, STUDENT, build_unet
 from common.plan import FederationPlan
 from common.updates import CORRESPONDENCE
@@ -23,16 +24,18 @@ class NetworkTraffic:
 
 def traffic_of(plan: FederationPlan) -> tuple[NetworkTraffic, ...]:
     """What leaves in the rounds of a plan, network by network; nothing is computed or allocated."""
-    later = plan.num_rounds - plan.correspondence.rounds
+    learning = max(plan.correspondence.rounds - plan.begins_after, 0)
+    later = plan.num_rounds - plan.begins_after - learning
     sizes = {"in_channels": plan.channels, "num_classes": plan.num_classes}
     with torch.device("meta"):
         networks: list[tuple[str, torch.nn.Module, int]] = [
             (SEGMENTER, build_unet(plan.segmenter, **sizes), later),
             (STUDENT, build_unet(plan.student, **sizes), later),
+            *((role, network, later) for role, network in build_embedding(plan).items()),
         ]
         if plan.correspondence.rounds > 0:
             own = CorrespondenceNetwork(plan.channels, plan.correspondence)
-            networks.append((CORRESPONDENCE, own, plan.correspondence.rounds))
+            networks.append((CORRESPONDENCE, own, learning))
     return tuple(_traffic(name, network, rounds) for name, network, rounds in networks)
 
 

@@ -10,6 +10,7 @@ OneSliceError
 ├── EgressError          an outgoing message holds something that may not leave the hospital
 ├── BadReplyError        a hospital's reply fails the coordinator's checks; it is dropped by name
 ├── QuorumError          too few hospitals answered
+├── ReleaseError         the plan's release gate keeps a round back
 ├── ServiceError         a supervised program, or what it needs, is not as it must be
 └── CheckpointError      a run folder cannot be resumed or evaluated
 """
@@ -67,6 +68,10 @@ class QuorumError(OneSliceError):
         """`missing`: the hospitals whose answer would have counted, as far as they are known."""
         super().__init__(text)
         self.missing = missing
+
+
+class ReleaseError(OneSliceError):
+    """A round's models may not be given out: the plan's release gate keeps them back."""
 
 
 class ServiceError(OneSliceError):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from common.learning_settings import FewLabels, Release, Replay, Retention, Share, Training
 from common.printable import PRINTABLE
 from common.privacy import Privacy
 from common.random_streams import stream_seed
@@ -16,10 +17,6 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 LabelName = Annotated[str, Field(pattern=f"^{PRINTABLE}{{1,64}}$")]
 Stride = Annotated[int, Field(ge=1, le=4)]
-Millimetres = Annotated[float, Field(gt=0, le=100)]
-PatchSide = Annotated[int, Field(ge=1, le=1024)]
-Degrees = Annotated[float, Field(ge=0, le=180)]
-Share = Annotated[float, Field(ge=0, le=1)]
 SliceChoice = Literal["centre", "random", "spread", "representative", "cohort", "doubt", "every"]
 Candidate = Literal["patches", "correspondence", "registration"]
 
@@ -84,34 +81,6 @@ class NetworkSize(Settings):
             for axis, step in enumerate((stride,) * 3 if isinstance(stride, int) else stride):
                 total[axis] *= step
         return (total[0], total[1], total[2])
-
-
-class Augmentation(Settings):
-    """Ranges of the random changes made to training patches; zero switches one off."""
-
-    rotation_degrees: tuple[Degrees, Degrees, Degrees] = (15.0, 15.0, 15.0)
-    scale: float = Field(default=0.15, ge=0, lt=1)
-    log_gamma: float = Field(default=0.3, ge=0, le=2)
-    gain: float = Field(default=0.2, ge=0, lt=1)
-    noise: float = Field(default=0.1, ge=0, le=2)
-
-
-class Training(Settings):
-    """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid."""
-
-    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
-    patch_size: tuple[PatchSide, PatchSide, PatchSide]
-    batch_size: int = Field(default=4, ge=1, le=256)
-    steps_per_round: int = Field(default=12, ge=1, le=100_000)
-    student_steps_per_round: int = Field(default=6, ge=0, le=100_000)
-    learning_rate: float = Field(default=2e-3, gt=0, le=1)
-    final_learning_rate_share: float = Field(default=0.1, gt=0, le=1)
-    weight_decay: float = Field(default=1e-3, ge=0, le=1)
-    clip_norm: float = Field(default=1.0, gt=0)
-    smoothing_max: float = Field(default=0.1, ge=0, lt=1)
-    held_back_share: float = Field(default=0.1, ge=0, le=0.5)
-    min_annotated_scans: int = Field(default=1, ge=1)
-    augmentation: Augmentation = Augmentation()
 
 
 class Annotation(Settings):
@@ -179,13 +148,6 @@ class Correspondence(Settings):
     own_reconstruction_share: float = Field(default=0.5, ge=0, le=1)
 
 
-class Replay(Settings):
-    """The hospital's memory of earlier tasks: how many scans, and their share of each batch."""
-
-    budget_scans: int = Field(default=24, ge=0)
-    share: Share = 0.5
-
-
 class Limits(Settings):
     """Who must be there and how long the server waits.
 
@@ -203,10 +165,22 @@ class Limits(Settings):
     patience_s: float = Field(default=0, ge=0)
 
 
+class Earlier(Settings):
+    """The federation that a plan goes on from, and after which of its rounds."""
+
+    federation: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}-[0-9a-f]{{8}}$")]
+    round: int = Field(ge=1)
+
+
 class FederationPlan(Settings):
-    """Everything that hospitals and the coordinator agree on."""
+    """Everything that hospitals and the coordinator agree on.
+
+    With `extends` it goes on from an earlier federation: with its models, its rounds and what
+    hospitals remember of it. `common/plan_growth.py` says what may be different.
+    """
 
     name: Name
+    extends: Earlier | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     labels: tuple[Label, ...] = Field(min_length=1)
     tasks: tuple[Task, ...] = Field(min_length=1)
@@ -218,6 +192,9 @@ class FederationPlan(Settings):
     propagation: Propagation = Propagation()
     correspondence: Correspondence = Correspondence()
     replay: Replay = Replay()
+    retention: Retention = Retention()
+    few_labels: FewLabels = FewLabels()
+    release: Release = Release()
     strategy: StrategySettings = StrategySettings()
     privacy: Privacy = Privacy()
     limits: Limits
@@ -229,6 +206,7 @@ class FederationPlan(Settings):
         _check_strategy(self.strategy, self.limits)
         _check_privacy(self)
         _check_self_learning(self)
+        _check_extends(self)
         return self
 
     @property
@@ -240,6 +218,11 @@ class FederationPlan(Settings):
     def num_rounds(self) -> int:
         """Rounds of the self-learning and of all stages together."""
         return self.correspondence.rounds + sum(task.rounds for task in self.tasks)
+
+    @property
+    def begins_after(self) -> int:
+        """The last round that an earlier federation has done; 0: there is none before this one."""
+        return self.extends.round if self.extends is not None else 0
 
     @property
     def num_classes(self) -> int:
@@ -326,6 +309,14 @@ def _check_self_learning(plan: FederationPlan) -> None:
         )
 
 
+def _check_extends(plan: FederationPlan) -> None:
+    if plan.begins_after >= plan.num_rounds:
+        raise ValueError(
+            f"extends.round is {plan.begins_after} and the plan has {plan.num_rounds} rounds in "
+            "all: nothing is left to do; append a task at the end of `tasks`"
+        )
+
+
 def _check_patch(plan: FederationPlan) -> None:
     for role, size in (("segmenter", plan.segmenter), ("student", plan.student)):
         steps = size.total_stride
@@ -368,4 +359,9 @@ def _check_privacy(plan: FederationPlan) -> None:
         raise ValueError(
             "propagation.segmenter_from needs the hospitals' scores at every hospital, and no "
             "noise covers those: leave it out, or privacy.noise_multiplier"
+        )
+    if plan.few_labels.prototypes.weight > 0:
+        raise ValueError(
+            "noise would give a prototype to classes that nobody has seen yet: leave out "
+            "few_labels.prototypes, or privacy.noise_multiplier"
         )

@@ -47,6 +47,26 @@ def read_settings(kind: type[S], path: Path) -> S:
     return parse_settings(kind, values, str(path))
 
 
+def differences(kept: Settings, new: Settings) -> str:
+    """The settings in which two differ, with both values, the first few of them."""
+    there, here = (_leaves(one.model_dump(mode="json")) for one in (kept, new))
+    keys = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
+    told = [f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys[:5]]
+    return ", ".join(told + [f"and {len(keys) - 5} more"] * (len(keys) > 5))
+
+
+def _leaves(values: object, name: str = "") -> dict[str, object]:
+    if isinstance(values, dict):
+        parts = {f"{name}.{key}" if name else str(key): value for key, value in values.items()}
+    elif isinstance(values, list):
+        parts = {f"{name}[{number}]": value for number, value in enumerate(values)}
+    else:
+        return {name: values}
+    return {
+        key: leaf for part, value in parts.items() for key, leaf in _leaves(value, part).items()
+    }
+
+
 def _explain(kind: type[Settings], error: ValidationError, origin: str) -> str:
     lines = [f"{origin}: {error.error_count()} problem(s)"]
     for problem in error.errors(include_url=False):

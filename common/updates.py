@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import BadReplyError, SettingsError
-from common.plan import FederationPlan, LabelName, Name, Share
+from common.learning_settings import Share
+from common.plan import FederationPlan, LabelName, Name
 from common.printable import PRINTABLE
 from common.settings_file import Settings, parse_settings
 from common.version import PROTOCOL, SOFTWARE, check_same_version
@@ -27,12 +28,17 @@ Seconds = Annotated[float, Field(ge=0)]
 # deeper than Python's recursion goes.
 UNREADABLE = (ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 Action = Literal["hello", "train", "score"]
+# What a hospital's own files call a label of the plan.
+LONGEST_LOCAL_NAME, MOST_LOCAL_NAMES = 64, 8
+LocalName = Annotated[str, Field(pattern=f"^{PRINTABLE}{{1,{LONGEST_LOCAL_NAME}}}$")]
+LocalNames = Annotated[tuple[LocalName, ...], Field(max_length=MOST_LOCAL_NAMES)]
 Outcome = Literal[
     "self_learned", "trained", "replay_only", "abstained", "scored", "greeted", "failed"
 ]
 
 # What a hospital's own policy may keep back: fields of `Note` that the federation can do without.
 Withholdable = Literal[
+    "label_names",
     "task",
     "scans_per_task",
     "voxels_per_task",
@@ -65,9 +71,11 @@ class RoundRequest(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "RoundRequest":
-        first, last = (self.action == "train", self.plan.num_rounds)
+        # A plan that goes on from an earlier one greets and scores before its own first round, too.
+        first = self.plan.begins_after + 1 if self.action == "train" else 0
+        last = self.plan.num_rounds
         if not first <= self.round <= last:
-            raise ValueError(f"round {self.round}: the plan has rounds {first:d} to {last}")
+            raise ValueError(f"round {self.round}: the plan has rounds {first} to {last}")
         if self.proximal_mu > self.plan.strategy.proximal_mu:
             raise ValueError(f"proximal_mu {self.proximal_mu} is more than the plan's")
         return self
@@ -91,7 +99,8 @@ class Note(Settings):
     """The numbers of a reply. Only these leave; a key that is not here cannot.
 
     `withheld` names those that the hospital's policy keeps back: they are 0, empty or none here,
-    which says nothing then.
+    which says nothing then. `label_names` is what the hospital's own files call the plan's labels;
+    it comes with a greeting alone.
     """
 
     hospital: Name
@@ -99,6 +108,7 @@ class Note(Settings):
     reason: str = Field(default="", max_length=200, pattern=f"^{PRINTABLE}*$")
     protocol: int = PROTOCOL
     round: Count = 0
+    label_names: dict[LabelName, LocalNames] = Field(default={}, max_length=254)
     task: Name | None = None
     num_examples: int = Field(default=0, ge=0, le=10_000_000)
     scans_per_task: dict[Name, Count] = {}

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -12,6 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from common.plan import FederationPlan
 from common.quiet import QUIET
 from common.settings_file import read_settings
+from server.label_names import hear_names
+from server.plan_growth import begin_from_earlier
 from server.progress import telling_progress
 from server.round_state import RoundState
 from server.rounds import OnRound, run_federation
@@ -42,13 +45,15 @@ def make_server_app(
             telling_progress(*progress) as on_progress,
         ):
             folder.keep_plan(plan)
+            begin_from_earlier(folder, plan)
             with open_tracker(plan, folder) as tracker:
 
                 def tell(state: RoundState) -> None:
                     tracker.log_state(state)
                     on_round(state)
 
-                run_federation(grid, plan, folder.checkpoints, tell, on_progress)
+                hear = partial(hear_names, folder)
+                run_federation(grid, plan, folder.checkpoints, tell, on_progress, hear)
 
     return server_app
 

@@ -14,7 +14,7 @@ from common.errors import BadReplyError, QuorumError
 from common.messages import content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.printable import printable
-from common.updates import RoundRequest
+from common.updates import Note, RoundRequest
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,13 @@ def greet(
     known: dict[int, str],
     deadline_s: float,
     on_refusal: Callable[[str], None] = nobody_told,
+    on_greeting: Callable[[Note], None] = nobody_told,
 ) -> dict[int, str]:
     """The names of all nodes online, after asking those that are not in `known`.
 
     A node stays out that does not answer, refuses the plan, or takes a name that is in use or was
-    registered for another key; `on_refusal` is told why, in a sentence.
+    registered for another key; `on_refusal` is told why, in a sentence. `on_greeting` is told what
+    the others greet with.
     """
     # Only where nodes are registered with their keys do they have a name here.
     online = {node.node_id: node.name for node in grid.get_nodes()}
@@ -83,7 +85,9 @@ def greet(
     messages = [Message(hello, node, "query") for node in sorted(set(online) - set(names))]
     for node, reply in sorted(ask(grid, messages, deadline_s).items()):
         try:
-            names[node] = _name_of(reply, online[node], set(names.values()))
+            greeting = _greeting_of(reply, online[node], set(names.values()))
+            names[node] = greeting.hospital
+            on_greeting(greeting)
         except BadReplyError as error:
             why = printable(str(error))
             log.warning("node %d stays out: %s", node, why)
@@ -91,8 +95,8 @@ def greet(
     return names
 
 
-def _name_of(reply: Message, registered: str, taken: set[str]) -> str:
-    """The name of a hospital that greets back.
+def _greeting_of(reply: Message, registered: str, taken: set[str]) -> Note:
+    """What a hospital greets back with.
 
     Raises:
         BadReplyError: it does not, its key was registered for another name, or another node has
@@ -107,15 +111,19 @@ def _name_of(reply: Message, registered: str, taken: set[str]) -> str:
         raise BadReplyError(f"{registered}'s key was used by one that calls itself {note.hospital}")
     if note.hospital in taken:
         raise BadReplyError(f"another node is called {note.hospital!r}")
-    return note.hospital
+    return note
 
 
 def wait_for_hospitals(
-    grid: Grid, plan: FederationPlan, on_look: Callable[[str], None] = nobody_told
+    grid: Grid,
+    plan: FederationPlan,
+    on_look: Callable[[str], None] = nobody_told,
+    on_greeting: Callable[[Note], None] = nobody_told,
 ) -> dict[int, str]:
     """The expected hospitals by node id, as soon as all are there; at the deadline, a quorum.
 
-    `on_look` is told after every look who is there and why others stay out, in a sentence.
+    `on_look` is told after every look who is there and why others stay out, in a sentence;
+    `on_greeting` what each one greets with.
 
     Raises:
         QuorumError: fewer than the quorum came.
@@ -127,7 +135,8 @@ def wait_for_hospitals(
         left_s = max(0.0, until - time.monotonic())
         on_look(_who_is_there(plan, names, refusals))
         refusals.clear()
-        names = greet(grid, plan, names, min(left_s, GREETING_S), refusals.append)
+        longest_s = min(left_s, GREETING_S)
+        names = greet(grid, plan, names, longest_s, refusals.append, on_greeting)
         if len(names) >= plan.limits.hospitals:
             return names
         if time.monotonic() >= until:

@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 from common.errors import CheckpointError
 from common.plan import FederationPlan
 from common.updates import Arrays
+from server.promotion import judge_rounds, promoted_round
 from server.round_state import RoundRecord, RoundState
 
 MODELS, STRATEGY, STATE = "models.safetensors", "strategy.safetensors", "state.json"
@@ -27,7 +28,8 @@ KEPT_ROUNDS = 2
 def save_state(folder: Path, state: RoundState, plan: FederationPlan) -> Path:
     """Writes the state to `folder`/round-00012 and returns that path.
 
-    Of older rounds the ends of stages (and of the self-learning) and the last two stay.
+    Of older rounds the ends of stages (and of the self-learning), the last two and the promoted one
+    stay.
 
     Raises:
         CheckpointError: the disk is full or may not be written; earlier rounds are untouched.
@@ -62,7 +64,7 @@ def save_state(folder: Path, state: RoundState, plan: FederationPlan) -> Path:
             f"round {state.round} could not be saved in {folder} ({error.strerror}); earlier "
             "rounds are kept: free some space and run the same command again"
         ) from error
-    _prune(folder, state.round, plan)
+    _prune(folder, state, plan)
     return target
 
 
@@ -103,10 +105,13 @@ def read_state(path: Path, plan: FederationPlan) -> RoundState:
         ) from error
 
 
-def _prune(folder: Path, newest: int, plan: FederationPlan) -> None:
+def _prune(folder: Path, state: RoundState, plan: FederationPlan) -> None:
+    # A round is judged when the next is saved, so it was one of the last two until then.
+    promoted = promoted_round(judge_rounds(plan, state))
     for path in folder.glob("round-?????"):
         number = int(path.name.removeprefix("round-"))
-        if number <= newest - KEPT_ROUNDS and not plan.ends_stage(number):
+        is_old = number <= state.round - KEPT_ROUNDS
+        if is_old and number != promoted and not plan.ends_stage(number):
             shutil.rmtree(path)
 
 

@@ -81,6 +81,15 @@ class RoundState:
         """How many of the rounds gave out a mean with noise."""
         return sum(record.epsilon is not None for record in self.history)
 
+    def scores_of(self, round_number: int) -> RoundRecord | None:
+        """The record with the hospitals' scores of a round's models; None until they arrive.
+
+        Hospitals score what comes in, so they come with the next round, or at the end.
+        """
+        if round_number < len(self.history):
+            return self.history[round_number]
+        return self.closing if round_number == self.round else None
+
     @property
     def hospitals(self) -> set[str]:
         """All that any round names."""

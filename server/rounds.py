@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.clipping import update_norm
-from common.errors import BadReplyError, QuorumError
+from common.errors import BadReplyError, CheckpointError, QuorumError
 from common.messages import arrays_to_record, content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.printable import printable
@@ -27,10 +27,18 @@ from common.updates import (
     Action,
     Arrays,
     LocalUpdate,
+    Note,
     RoundRequest,
     trained_in,
 )
-from server.asking import GREETING_S, ask, greet, wait_for_hospitals, who_stays_out
+from server.asking import (
+    GREETING_S,
+    ask,
+    greet,
+    nobody_told,
+    wait_for_hospitals,
+    who_stays_out,
+)
 from server.checkpoints import load_state, save_state
 from server.private_mean import spent_epsilon
 from server.progress import OnProgress, Step, unheard
@@ -45,6 +53,7 @@ from server.strategy import (
 
 Answers = dict[str, tuple[Message, LocalUpdate]]
 OnRound = Callable[[RoundState], None]
+OnGreeting = Callable[[Note], None]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 # Between two tries of a round that had no quorum.
@@ -62,12 +71,14 @@ class Federation:
         plan: What to do.
         strategy: The plan's strategy, with the moments of the rounds before.
         on_progress: Told of every step.
+        on_greeting: Told what hospitals greet with.
     """
 
     grid: Grid
     plan: FederationPlan
     strategy: FedAvg
     on_progress: OnProgress = unheard
+    on_greeting: OnGreeting = nobody_told
 
 
 def run_federation(
@@ -76,6 +87,7 @@ def run_federation(
     checkpoints: Path,
     on_round: OnRound,
     on_progress: OnProgress = unheard,
+    on_greeting: OnGreeting = nobody_told,
 ) -> RoundState:
     """Runs all rounds that are still to do, then has the final models scored.
 
@@ -85,6 +97,7 @@ def run_federation(
         checkpoints: where rounds are saved and resumed from.
         on_round: called with the saved state after every round and after the closing scores.
         on_progress: called with every step in between.
+        on_greeting: called with what each hospital greets with.
 
     Raises:
         QuorumError: too few hospitals joined, or too few answers of a round counted, and the
@@ -92,14 +105,14 @@ def run_federation(
         CheckpointError: a round cannot be saved or resumed.
         SettingsError: the plan wants noise, and what reckons its epsilon is not installed.
     """
-    state = load_state(checkpoints, plan) or first_state(plan)
+    state = load_state(checkpoints, plan) or _begin(plan)
     if state.closing is not None:
         on_progress(Step("finished", state.round))
         return state
     spent_epsilon(plan.privacy, 0)  # before anybody is asked: it must be able to reckon
     strategy = build_strategy(plan.strategy)
     restore_strategy(strategy, state.strategy_arrays)
-    federation = Federation(grid, plan, strategy, on_progress)
+    federation = Federation(grid, plan, strategy, on_progress, on_greeting)
     hospitals: dict[int, str] = {}
     if state.round < plan.num_rounds:
         hospitals = with_patience(federation, state.round, lambda: _wait(federation, state.round))
@@ -145,6 +158,7 @@ def _wait(federation: Federation, number: int) -> dict[int, str]:
         federation.grid,
         federation.plan,
         lambda sentence: federation.on_progress(Step("waiting", number, (), sentence)),
+        federation.on_greeting,
     )
 
 
@@ -163,7 +177,8 @@ def _greet_and_run_round(
 def _greet(federation: Federation, hospitals: dict[int, str]) -> tuple[dict[int, str], Federation]:
     """The hospitals that are online now, and a federation that tells who else stays out."""
     refusals: list[str] = []
-    there = greet(federation.grid, federation.plan, hospitals, GREETING_S, refusals.append)
+    told = (refusals.append, federation.on_greeting)
+    there = greet(federation.grid, federation.plan, hospitals, GREETING_S, *told)
 
     def tell(step: Step) -> None:
         sentence = step.sentence + who_stays_out(refusals)
@@ -194,13 +209,23 @@ def _closing_scores(
     return best or score_models(federation, state, {})
 
 
+def _begin(plan: FederationPlan) -> RoundState:
+    if plan.extends is not None:
+        raise CheckpointError(
+            f"expected the models of {plan.extends.federation} among the run's checkpoints, which "
+            "`begin_from_earlier` puts there: a plan that goes on never begins with fresh weights"
+        )
+    return first_state(plan)
+
+
 def first_state(plan: FederationPlan) -> RoundState:
     """Round 0: fresh weights, drawn from the plan's seed."""
     # Torch and MONAI take seconds to load; a server that resumes never needs them.
     from common.networks.correspondence import build_correspondence  # noqa: PLC0415
+    from common.networks.embedding import build_embedding  # noqa: PLC0415
     from common.networks.unet import build_networks, networks_to_arrays  # noqa: PLC0415
 
-    arrays = networks_to_arrays(build_networks(plan))
+    arrays = networks_to_arrays({**build_networks(plan), **build_embedding(plan)})
     if plan.correspondence.rounds > 0:
         network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
         arrays |= networks_to_arrays({CORRESPONDENCE: network})
@@ -225,7 +250,7 @@ def run_round(federation: Federation, state: RoundState, hospitals: dict[int, st
     federation.on_progress(Step("averaging", number))
     started = time.perf_counter()
     # FedAdam corrects for how young its moments are, so it counts its own rounds.
-    own_round = number - plan.correspondence.rounds
+    own_round = number - max(plan.correspondence.rounds, plan.begins_after)
     before = trained_in(plan, number, state.arrays)
     weighing = plan.strategy_of_round(number).weighing
     norms = {name: update_norm(answers[name][1].arrays, before) for name in trained}

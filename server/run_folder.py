@@ -10,7 +10,7 @@ import tomli_w
 
 from common.errors import CheckpointError, SettingsError
 from common.plan import FederationPlan
-from common.settings_file import read_settings
+from common.settings_file import differences, read_settings
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,19 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def promoted(self) -> Path:
+        """One folder per round that was given out."""
+        return self.path / "promoted"
+
+    @property
     def progress_file(self) -> Path:
         """What the server that works on the run does now."""
         return self.path / "progress.json"
+
+    @property
+    def label_names_file(self) -> Path:
+        """What hospitals' own files call the plan's labels."""
+        return self.path / "label_names.json"
 
     @property
     def server_log(self) -> Path:
@@ -115,7 +125,7 @@ class RunFolder:
             if kept != plan:
                 raise SettingsError(
                     f"{self.path} holds a run of another plan ({kept.federation}, this one is "
-                    f"{plan.federation}), different in {_differences(kept, plan)}: give this one "
+                    f"{plan.federation}), different in {differences(kept, plan)}: give this one "
                     "another name or folder, or remove that folder"
                 )
             return
@@ -123,23 +133,3 @@ class RunFolder:
         unfinished = self.plan_file.with_suffix(".unfinished")
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(self.plan_file)
-
-
-def _differences(kept: FederationPlan, plan: FederationPlan) -> str:
-    """The settings in which two plans differ, with both values, the first few of them."""
-    here, there = (_leaves(one.model_dump(mode="json")) for one in (kept, plan))
-    keys = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
-    told = [f"{key} ({here.get(key)} there, {there.get(key)} here)" for key in keys[:5]]
-    return ", ".join(told + [f"and {len(keys) - 5} more"] * (len(keys) > 5))
-
-
-def _leaves(values: object, name: str = "") -> dict[str, object]:
-    if isinstance(values, dict):
-        parts = {f"{name}.{key}" if name else str(key): value for key, value in values.items()}
-    elif isinstance(values, list):
-        parts = {f"{name}[{number}]": value for number, value in enumerate(values)}
-    else:
-        return {name: values}
-    return {
-        key: leaf for part, value in parts.items() for key, leaf in _leaves(value, part).items()
-    }

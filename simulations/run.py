@@ -19,6 +19,7 @@ from server.round_state import RoundState
 from server.run_folder import RunFolder
 from server.tracking import attach_report
 from simulations.annotator import SimulatedAnnotator
+from simulations.earlier_sites import take_over_sites
 from simulations.engines import Engine, SimulatedFederation, run_engine
 from simulations.evaluate import TrainedModel, score_scans, summarise
 from simulations.phantoms import write_phantoms
@@ -50,6 +51,15 @@ class Prepared:
     test: ScansToTestOn
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A hospital that trained without the others: by which scenario, where, and how it ended."""
+
+    scenario: Scenario
+    folder: RunFolder
+    state: RoundState
+
+
 def run_scenario(
     scenario: Scenario,
     data: Path | None,
@@ -70,8 +80,9 @@ def run_scenario(
     # Ray's processes have another current folder.
     out = out.resolve()
     folder = RunFolder(out)
+    take_over_sites(scenario.plan, out)
     folder.keep_plan(scenario.plan)
-    _keep_scenario(scenario, out)
+    keep_scenario(scenario, out)
     finished = finished_report(folder)
     if finished is not None and (finished.local_only or not local_only):
         return finished
@@ -135,28 +146,46 @@ def find_data(scenario: Scenario, data: Path | None, out: Path) -> Dataset:
 def train_alone(
     scenario: Scenario, prepared: Prepared, out: Path, progress: Progress
 ) -> tuple[LocalOnly, ...]:
-    """What each hospital reaches without the others, in the stages for which it has scans."""
+    """What each hospital reaches without the others."""
     results = []
-    for site, store in prepared.stores.items():
-        own = {scan.task for scan in list_scans(store)}
-        tasks = tuple(task for task in scenario.plan.tasks if task.name in own)
-        if not tasks:
+    for site in prepared.stores:
+        alone = run_alone(scenario, site, prepared, out, progress)
+        if alone is None:
             results.append(LocalOnly(site=site, mean_dice=None))
             continue
-        limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
-        strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})
-        changed = {"name": f"{scenario.plan.name}-{site}"[:48], "limits": limits}
-        plan = scenario.plan.model_copy(update={**changed, "tasks": tasks, "strategy": strategy})
-        folder = RunFolder(out / "local_only" / site)
-        federation = SimulatedFederation(plan, folder, {site: store.folder})
-        state = run_engine("in-process", federation, show_rounds(progress, plan, site))
-        model = TrainedModel(scenario.plan, state.arrays, SEGMENTER)
+        model = TrainedModel(scenario.plan, alone.state.arrays, SEGMENTER)
         test = prepared.test
         on_scan = counted(progress, f"score {site}", len(test.scans))
         cases = score_scans(test.store, test.scans, model, on_scan=on_scan)
         mean = summarise(cases, model).mean_dice
         results.append(LocalOnly(site=site, mean_dice=mean))
     return tuple(results)
+
+
+def run_alone(
+    scenario: Scenario, site: str, prepared: Prepared, out: Path, progress: Progress
+) -> Alone | None:
+    """Trains a hospital without the others, with the steps it has in the federation.
+
+    It begins with the first stage for which it has scans; later ones for which it has none it
+    trains from memory. None: it has no scans at all.
+    """
+    store = prepared.stores[site]
+    own = {scan.task for scan in list_scans(store)}
+    tasks = tuple(task for task in scenario.plan.tasks if task.name in own)
+    if not tasks:
+        return None
+    if scenario.plan.replay.budget_scans > 0:
+        tasks = scenario.plan.tasks[scenario.plan.tasks.index(tasks[0]) :]
+    limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
+    strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})
+    changed = {"name": f"{scenario.plan.name}-{site}"[:48], "limits": limits, "extends": None}
+    plan = scenario.plan.model_copy(update={**changed, "tasks": tasks, "strategy": strategy})
+    folder = RunFolder(out / "local_only" / site)
+    annotator = SimulatedAnnotator(plan, scenario.annotator)
+    federation = SimulatedFederation(plan, folder, {site: store.folder}, annotator=annotator)
+    state = run_engine("in-process", federation, show_rounds(progress, plan, site))
+    return Alone(scenario.model_copy(update={"plan": plan}), folder, state)
 
 
 def show_rounds(
@@ -166,7 +195,7 @@ def show_rounds(
     return lambda state: progress(what, state.round, plan.num_rounds)
 
 
-def _keep_scenario(scenario: Scenario, out: Path) -> None:
+def keep_scenario(scenario: Scenario, out: Path) -> None:
     """Beside the plan, so that a run can be reported and evaluated without its command line.
 
     Raises:
@@ -177,6 +206,7 @@ def _keep_scenario(scenario: Scenario, out: Path) -> None:
         if read_kept_scenario(out) != scenario:
             raise SettingsError(f"{out} holds a run of another scenario: give another --out")
         return
+    out.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(scenario.model_dump_json(indent=2), encoding="utf-8")
     unfinished.replace(path)

@@ -37,7 +37,8 @@ class Split(Settings):
 class Deal(Settings):
     """The scans of one task: cases that match `where`, dealt to `sites` in turn.
 
-    `part` = [k, n] takes the k-th of n equal parts of them, so that stages get disjoint scans.
+    `part` = [k, n] takes the k-th of n equal parts of them, so that stages get disjoint scans. A
+    task may have several deals, whose scans it gets together.
     """
 
     task: Name
@@ -101,8 +102,10 @@ class Scenario(Settings):
     def _check(self) -> "Scenario":
         tasks = [task.name for task in self.plan.tasks]
         dealt = [deal.task for deal in self.deals]
-        if sorted(dealt) != sorted(tasks):
-            raise ValueError(f"deals are for tasks {dealt}; the plan has {tasks}, one deal each")
+        if set(dealt) != set(tasks):
+            raise ValueError(f"deals are for tasks {dealt}; the plan has {tasks}")
+        if self.phantoms is not None and len(dealt) != len(tasks):
+            raise ValueError(f"phantoms are drawn deal by deal, one for each task; got {dealt}")
         if len(set(self.sites)) != len(self.sites):
             raise ValueError(f"sites must differ, got {list(self.sites)}")
         named = [site for deal in self.deals for site in deal.sites]

@@ -73,7 +73,8 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
         matching = [name for name in names if _matches(name, deal, columns)]
         if not matching:
             raise SettingsError(_explain_no_match(deal, columns, dataset))
-        dealt.test[deal.task] = [name for name in matching if name in test]
+        known = dealt.test.get(deal.task, [])
+        dealt.test[deal.task] = list(dict.fromkeys([*known, *(n for n in matching if n in test)]))
         groups = _groups([n for n in matching if n not in test], scenario.group_by, columns)
         matched = [f"{column}={value}" for column, value in sorted(deal.where.items())]
         rng = generator(scenario.seed, "deal", *matched)
@@ -81,10 +82,10 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
         number, of = deal.part
         mine = shuffled[number - 1 :: of]
         sites = deal.sites or scenario.sites
-        dealt.training[deal.task] = {
-            site: sorted(name for group in mine[place :: len(sites)] for name in group)
-            for place, site in enumerate(sites)
-        }
+        per_site = dealt.training.setdefault(deal.task, {})
+        for place, site in enumerate(sites):
+            names_of_site = {name for group in mine[place :: len(sites)] for name in group}
+            per_site[site] = sorted({*per_site.get(site, []), *names_of_site})
     return dealt
 
 

@@ -15,6 +15,7 @@ from client.store.annotations import save_annotation
 from client.store.audit import write_audit
 from client.store.dicom_series import may_be_dicom
 from client.store.identities import find_identity
+from client.store.local_names import save_local_names
 from client.store.scans import CatalogScan, find_scan, scans_of_case
 from client.store.store import Store
 from client.store.volume_files import SUFFIXES
@@ -56,7 +57,7 @@ def import_mask(
     scan_name: str,
     wanted: Wanted,
 ) -> list[ImportedSlice]:
-    """Saves painted slices along the task's axis as annotations.
+    """Saves painted slices along the task's axis as annotations; keeps what the file calls labels.
 
     All classes of the task count as looked for. The time at the brush is not known and counts as 0.
 
@@ -79,7 +80,8 @@ def import_mask(
     task = _task_of(plan, scan)
     painted = read_painted(path)
     _check_patient(store, scan, painted)
-    index_of = match_segments(_count(painted), wanted.told, plan, task)
+    voxels = _count(painted)
+    index_of = match_segments(voxels, wanted.told, plan, task)
     labels, is_twice = _lay_out(painted, index_of, scan.geometry)
     masks = []
     for index in _choose(labels, task.axis, wanted):
@@ -92,10 +94,14 @@ def import_mask(
             )
         masks.append((ref, np.ascontiguousarray(labels[ref.selection])))
     looked_for = plan.class_indexes(task)
-    return [
+    saved = [
         _save(store, SliceAnnotation(ref, mask, looked_for, wanted.annotator, 0.0))
         for ref, mask in masks
     ]
+    taken = [one for one, index in index_of.items() if voxels[one] and index != LEFT_OUT]
+    called = [(index_of[one], one.value, one.name or "") for one in taken]
+    save_local_names(store, scan.scan_id, called)
+    return saved
 
 
 def _check_annotator(name: str) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from client.annotation.painted_files import Segment
-from client.store.scans import comparable_name, plan_indexes
+from client.store.scans import plan_indexes
 from common.errors import LabelDictionaryError, SettingsError
+from common.label_names import comparable_name
 from common.plan import FederationPlan, Label, Task
 
 LEFT_OUT = 0

@@ -1,7 +1,7 @@
 """Training batches mixed from the current task and from memory."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,33 +10,50 @@ from torch import Tensor
 
 from client.learning.augmentation import draw_change
 from client.learning.examples import Example, Patch, cut_patch, draw_centre
-from common.plan import FederationPlan, Training
+from common.learning_settings import Training
+from common.plan import FederationPlan
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches stacked; the letters are those of `Patch` with B in front."""
+    """Patches stacked; the letters are those of `Patch` with B in front.
+
+    `replayed` says which patches came from memory; `old_logits` is what the old model of the stage
+    makes of the images, where there is one and it is needed; `taught` what a teacher gives to
+    voxels without a label, zero where it says nothing.
+    """
 
     image: Float[Tensor, "b c i j k"]
     target: Float[Tensor, "b n i j k"]
     weight: Float[Tensor, "b i j k"]
     painted: Bool[Tensor, "b i j k"]
     known: Bool[Tensor, "b n i j k"]
+    replayed: Bool[Tensor, "b"]
+    old_logits: Float[Tensor, "b n i j k"] | None = None
+    taught: Float[Tensor, "b n i j k"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        parts = (self.image, self.target, self.weight, self.painted, self.known)
-        return Batch(*(part.to(device, non_blocking=True) for part in parts))
+        parts = (self.image, self.target, self.weight, self.painted, self.known, self.replayed)
+        moved = Batch(*(part.to(device, non_blocking=True) for part in parts))
+        others = {"old_logits": self.old_logits, "taught": self.taught}
+        given = {
+            name: part.to(device, non_blocking=True)
+            for name, part in others.items()
+            if part is not None
+        }
+        return replace(moved, **given)
 
 
-def stack(patches: Sequence[Patch]) -> Batch:
-    """A batch from patches of the same size."""
+def stack(patches: Sequence[Patch], replayed: Sequence[bool]) -> Batch:
+    """A batch from patches of the same size, and which of them came from memory."""
     return Batch(
         image=torch.stack([patch.image for patch in patches]),
         target=torch.stack([patch.target for patch in patches]),
         weight=torch.stack([patch.weight for patch in patches]),
         painted=torch.stack([patch.painted for patch in patches]),
         known=torch.stack([patch.known for patch in patches]),
+        replayed=torch.tensor(replayed, dtype=torch.bool),
     )
 
 
@@ -56,7 +73,8 @@ def draw_batches(
     settings, share = plan.training, plan.replay.share
     for _ in range(steps):
         chosen = [_choose(current, remembered, share, rng) for _ in range(settings.batch_size)]
-        yield stack([_draw_patch(load(scan_id), settings, rng) for scan_id in chosen])
+        patches = [_draw_patch(load(scan_id), settings, rng) for scan_id in chosen]
+        yield stack(patches, [scan_id in remembered for scan_id in chosen])
 
 
 def _choose(

@@ -8,7 +8,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import Module
 
-from common.plan import Training
+from common.learning_settings import Training
 from common.scans import Scan, SliceRef
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from common.plan import Training
+from common.learning_settings import Training
 
 Same = TypeVar("Same")
 

@@ -37,6 +37,21 @@ def load_array(store: Store, key: str) -> np.ndarray:
     return array
 
 
+def array_bytes(store: Store, key: str) -> int:
+    """How many bytes of the disk an array takes.
+
+    Raises:
+        StoreError: the file is gone.
+    """
+    try:
+        return _path_of(store, key).stat().st_size
+    except OSError as error:
+        raise StoreError(
+            f"array {key[:12]} in {store.folder} is missing ({error.strerror}): ingest the scans "
+            "again"
+        ) from error
+
+
 def is_whole(store: Store, key: str, *, look_inside: bool) -> bool:
     """Whether an array is there; with `look_inside` also whether its content is still its own."""
     path = _path_of(store, key)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.store.arrays import load_array, save_array
+from client.store.arrays import array_bytes, load_array, save_array
 from client.store.lock import among_others
+from client.store.scans import find_scan
 from client.store.store import Store
 from common.errors import StoreError
 from common.scans import LabelMap
@@ -94,6 +95,19 @@ def load_label_map(store: Store, scan_id: str, federation: str = "") -> LabelMap
         spread=tuple(json.loads(row["spread"])),
         source=row["source"],
     )
+
+
+def training_bytes(store: Store, scan_id: str, federation: str) -> int:
+    """What a scan takes of the disk: its image, and the label map that `load_label_map` loads.
+
+    Raises:
+        StoreError: there is no such scan, or an array is gone.
+    """
+    keys = [find_scan(store, scan_id).image_key]
+    row = _newest(store, scan_id, federation)
+    if row is not None:
+        keys += [row["soft_key"], row["weight_key"], row["expert_key"]]
+    return sum(array_bytes(store, key) for key in keys)
 
 
 def drop_label_maps(store: Store, federation: str, from_round: int) -> None:

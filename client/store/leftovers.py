@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.store.atomic_files import UNFINISHED
+from client.store.old_models import OLD_MODELS
 from client.store.store import Store
 
 TRIAL = "trial-"  # copies of a store that a dry run works on
@@ -62,7 +63,7 @@ def find_leftovers(store: Store) -> list[Leftover]:
         for path in (store.folder / "arrays").glob("*/*.npy")
         if path.stem not in wanted and not path.name.startswith(UNFINISHED)
     ]
-    for folder in ("", "arrays/*/", "rounds/*/"):
+    for folder in ("", "arrays/*/", "rounds/*/", f"{OLD_MODELS}/*/"):
         unfinished = store.folder.glob(f"{folder}{UNFINISHED}*")
         found += [Leftover(path, path.stat().st_size) for path in unfinished]
     found += [Leftover(path, _size(path)) for path in store.folder.glob(f"{TRIAL}*")]

@@ -4,13 +4,14 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from client.store.atomic_files import write_atomically
 from client.store.store import Store
 from client.store.uses import Uses, record_uses, trained_on_withdrawn
+from common.plan import Earlier
 
 NOTHING_USED: Uses = MappingProxyType({})
 KEPT_REPLIES = 2
@@ -44,10 +45,13 @@ class HospitalState:
     memory: Memory = Memory()
 
 
-def load_state(store: Store, federation: str, round_number: int) -> HospitalState:
+def load_state(
+    store: Store, federation: str, round_number: int, earlier: Earlier | None = None
+) -> HospitalState:
     """The state after a round, or after the last one before it that this hospital took part in.
 
-    Before the first there is nothing.
+    Before the first it is the state that the `earlier` federation left, which this one goes on
+    from; without one there is nothing.
     """
     with store.read() as connection:
         place = (federation, round_number)
@@ -59,9 +63,12 @@ def load_state(store: Store, federation: str, round_number: int) -> HospitalStat
         ).fetchall()
         newest = _newest_before(connection, federation, round_number)
     if row is None:
-        if newest is None:
-            return HospitalState(federation, round_number)
-        return load_state(store, federation, newest)
+        if newest is not None:
+            return load_state(store, federation, newest)
+        if earlier is not None:
+            left = load_state(store, earlier.federation, earlier.round)
+            return replace(left, federation=federation)
+        return HospitalState(federation, round_number)
     memory = Memory(
         tuple(Remembered(entry["scan_id"], entry["task"], entry["grp"]) for entry in entries),
         json.loads(row["seen"]),

@@ -1,7 +1,6 @@
 """The scans of the catalog, and what can be read of each."""
 
 import json
-import re
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from client.store.display import Display
 from client.store.orientation import OriginalGeometry
 from client.store.store import Store
 from common.errors import LabelDictionaryError, StoreError
+from common.label_names import comparable_name
 from common.plan import FederationPlan
 from common.scans import Geometry, Modality, Scan
 
@@ -185,11 +185,6 @@ def plan_indexes(
         return {value: index for value, index in pairs.items() if index is not None}
     known = {label.index for label in plan.labels}
     return {value: value for value in voxels if value in known}
-
-
-def comparable_name(name: str) -> str:
-    """Lower case, one hyphen for each run of spaces and signs: plans cannot name "Left lobe"."""
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
 
 
 def count_quarantined(store: Store, task: str | None = None) -> int:

@@ -1,6 +1,6 @@
 """The tables of a hospital's catalog. A change of them is a new version."""
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE hospital (name TEXT NOT NULL);
 CREATE TABLE scans (
@@ -42,6 +42,12 @@ CREATE TABLE annotations (
     seconds_spent REAL NOT NULL,
     time TEXT NOT NULL,
     PRIMARY KEY (scan_id, axis, slice, version)
+);
+CREATE TABLE local_names (           -- what the file a scan's slices were imported from called them
+    scan_id TEXT NOT NULL REFERENCES scans,
+    label INTEGER NOT NULL,          -- index in the plan's dictionary
+    name TEXT NOT NULL,
+    PRIMARY KEY (scan_id, label, name)
 );
 CREATE TABLE drafts (                -- every stroke of a slice that is not submitted yet
     scan_id TEXT NOT NULL REFERENCES scans,

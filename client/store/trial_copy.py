@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from client.store.leftovers import TRIAL
+from client.store.old_models import OLD_MODELS
 from client.store.store import Store
 
 SINGLE_FILES = ("policy.toml", "audit.head")
@@ -29,7 +30,7 @@ def trial_copy(store: Store) -> Iterator[Store]:
             closing(sqlite3.connect(copy.catalog)) as target,
         ):
             source.backup(target)
-        for name in ("arrays", "rounds"):
+        for name in ("arrays", "rounds", OLD_MODELS):
             if (store.folder / name).exists():
                 shutil.copytree(store.folder / name, folder / name, copy_function=_share)
         for name in SINGLE_FILES:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from client.store.store import Store
 
 # How a round used its scans: part -> scan_ids. Parts are "trained" (current task), "replayed" (from
-# memory), "self_learned" (images alone) and "scored" (held back: looked at, never trained on).
+# memory), "taught" and "self_learned" (images alone) and "scored" (held back: looked at, never
+# trained on).
 Uses = Mapping[str, Sequence[str]]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from monai.networks.nets import UNet
+from torch import Tensor
+from torch.nn import Module, Sequential
 
 from common.plan import FederationPlan, NetworkSize
 from common.random_streams import stream_seed
@@ -31,6 +33,24 @@ def build_unet(size: NetworkSize, *, in_channels: int, num_classes: int) -> UNet
     # Laid out so, a training step takes three quarters of the time on a processor.
     network.to(memory_format=torch.channels_last_3d)
     return network
+
+
+def num_last_features(size: NetworkSize) -> int:
+    """The channels of what `features_and_logits` calls features."""
+    below = size.channels[0] if len(size.channels) > 2 else size.channels[1]
+    return size.channels[0] + below
+
+
+def features_and_logits(network: Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """What the topmost layer of a U-Net's way up gets, (B, F, ...), and the logits it makes of it.
+
+    The features lie on the grid of the first stride: of the two layers that follow there, both
+    already have one channel per class.
+    """
+    layers = network.model
+    assert isinstance(layers, Sequential)  # down, all that lies below with its shortcut, up
+    features = layers[:-1](image)
+    return features, layers[-1](features)
 
 
 def build_networks(plan: FederationPlan) -> dict[str, UNet]:

@@ -38,6 +38,7 @@ from client.node_status import print_node_status, read_node_status
 from client.proposal import (
     BundleProposal,
     FileChange,
+    GoesOn,
     KeyChange,
     changed_files,
     changed_keys,
@@ -253,6 +254,31 @@ def test_plans_are_compared_key_by_key(make_plan: MakePlan) -> None:
     gone = {one.key: one.after for one in changed_keys(before, fewer)}
     assert gone["tasks.1.name"] == "(nothing)"
     assert len(changed_keys(None, before)) > 50
+
+
+def test_a_plan_that_goes_on_is_set_beside_the_one_that_it_goes_on_from(
+    store: Store, node: Node, make_plan: MakePlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, newer = make_plan(), make_plan(seed=1)
+    tasks = [task.model_dump() for task in before.tasks]
+    after = make_plan(
+        tasks=[*tasks, {**tasks[0], "name": "third"}],
+        extends={"federation": before.federation, "round": 4},
+    )
+    print_proposal(propose(store, node, b"", None, [after]), diff=False)
+    told = capsys.readouterr().out
+    assert f"goes on from {before.federation} after its round 4" in told
+    assert "THAT PLAN IS NOT APPROVED HERE" in told
+    approve(store, node.path, "ines", bundle=None, plans=[before, newer])
+    (plan,) = propose(store, node, b"", None, [after]).plans
+    assert plan.goes_on == GoesOn(before.federation, 4, is_approved=True)
+    assert plan.compared_with == before.federation
+    assert {one.key.split(".")[0] for one in plan.changes} == {"extends", "tasks"}
+    # The two rounds of the new task, and not those that were done.
+    assert plan.rounds == 2
+    assert [one.rounds for one in plan.sends] == [2, 2]
+    print_proposal(propose(store, node, b"", None, [after]), diff=False)
+    assert "NOT APPROVED HERE" not in capsys.readouterr().out
 
 
 def test_what_will_leave_follows_the_policy(

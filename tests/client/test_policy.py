@@ -16,6 +16,7 @@ FULL_NOTE = Note(
     hospital="north",
     outcome="trained",
     round=3,
+    label_names={"organ": ("Liver",)},
     task="first",
     num_examples=5,
     scans_per_task={"first": 9},
@@ -150,7 +151,8 @@ def test_a_note_without_what_may_not_leave_is_still_a_note() -> None:
     )
     assert (note.task, note.student_loss, note.seconds, note.scans_per_task) == (None, None, {}, {})
     assert (note.used, note.replayed, note.skipped, note.quarantined) == (0, 0, 0, 0)
-    assert len(note.withheld) == 10
+    assert note.label_names == {}
+    assert len(note.withheld) == 11
     assert "scores" not in note.withheld
     assert check_note(note.model_dump_json()) == note
     # What an earlier policy has taken out of a stored reply is not there again under another one.

@@ -135,7 +135,8 @@ def test_a_hospital_that_stays_out_greets_all_the_same(
     """Otherwise it would be out of the federation for good."""
     set_policy(hospital, hours_without_now())
     update = ask(hospital, make_plan(), 0, {}, action="hello")
-    assert update == LocalUpdate({}, Note(hospital="north", outcome="greeted"))
+    names = {"organ": ("value 1",), "lesion": ("value 2",)}  # its scans' own labels have no names
+    assert update == LocalUpdate({}, Note(hospital="north", outcome="greeted", label_names=names))
 
 
 def test_a_stored_reply_keeps_to_the_policy_of_now(hospital: Hospital, make_plan: MakePlan) -> None:

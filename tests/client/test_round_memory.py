@@ -40,6 +40,7 @@ def test_what_is_kept_for_the_way_back_is_what_torch_keeps(make_plan: MakePlan) 
         torch.ones(size),
         torch.zeros(size, dtype=torch.bool),
         torch.ones(classes, dtype=torch.bool),
+        torch.zeros(size[0], dtype=torch.bool),
     )
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         segmentation_loss(network(batch.image), batch.target, batch.weight, batch.known)
@@ -95,3 +96,15 @@ def test_self_learning_is_counted_by_its_own_network(
     large = make_plan(propagation=propagation, correspondence={"rounds": 1, "batch_size": 8})
     assert estimate(store, large) > estimate(store, small) + 0.2
     assert estimate(store, large, 2) == pytest.approx(estimate(store, small, 2))
+
+
+def test_an_old_model_is_counted_from_the_second_stage_on(
+    make_hospital: MakeHospital, make_plan: MakePlan
+) -> None:
+    store = make_hospital().store
+    plain = make_plan(retention={"old_classes": "merged"})
+    asked = make_plan(retention={"old_classes": "merged", "replay_distillation": 1.0})
+    assert estimate(store, asked) == estimate(store, plain)
+    weights = sum(one.numel() for one in build_networks(plain)[SEGMENTER].parameters())
+    more = estimate(store, asked, 3) - estimate(store, plain, 3)
+    assert more == pytest.approx(4 * 4 * weights / GB)

@@ -319,3 +319,23 @@ def test_the_federation_does_not_depend_on_how_the_plan_is_written(
     assert FederationPlan.model_validate(spelled_out).federation == plan.federation
     assert FederationPlan.model_validate_json(plan.model_dump_json()).federation == plan.federation
     assert plan.federation.startswith("small-")
+
+
+# Going on from an earlier federation ------------------------------------------------------------
+
+
+def test_a_plan_that_goes_on_has_rounds_left(plan_values: Values) -> None:
+    earlier = {"federation": "small-0123abcd", "round": 5}
+    plan = FederationPlan.model_validate({**plan_values, "extends": earlier})
+    assert (plan.begins_after, plan.num_rounds) == (5, 6)
+    assert FederationPlan.model_validate(plan_values).begins_after == 0
+    assert plan.federation != FederationPlan.model_validate(plan_values).federation
+    with pytest.raises(ValueError, match=r"extends.round is 6 and the plan has 6 rounds in all"):
+        FederationPlan.model_validate({**plan_values, "extends": {**earlier, "round": 6}})
+
+
+@pytest.mark.parametrize("name", ["small", "small-0123abc", "small-0123ABCD", "../small-0123abcd"])
+def test_an_earlier_federation_is_named_with_its_hash(plan_values: Values, name: str) -> None:
+    earlier = {"federation": name, "round": 5}
+    with pytest.raises(ValueError, match="federation"):
+        FederationPlan.model_validate({**plan_values, "extends": earlier})

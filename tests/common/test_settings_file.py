@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from common.errors import SettingsError
-from common.settings_file import Settings, parse_settings, read_settings
+from common.settings_file import Settings, differences, parse_settings, read_settings
 
 
 class Leaf(Settings):
@@ -86,3 +86,14 @@ def test_what_is_not_toml_is_named(tmp_path: Path, data: bytes) -> None:
 def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
         read_settings(Tree, tmp_path)
+
+
+def test_settings_that_differ_are_told_with_both_values() -> None:
+    oak = Tree(name="oak", leaves=(Leaf(depth=1), Leaf(depth=2)))
+    other = Tree(name="oak", leaves=(Leaf(depth=1), Leaf(depth=3)), crown=Leaf(depth=4))
+    assert differences(oak, oak) == ""
+    assert differences(oak, other) == (
+        "crown.depth (None there, 4 here), leaves[1].depth (2 there, 3 here)"
+    )
+    wide = Tree(name="ash", leaves=tuple(Leaf(depth=depth) for depth in range(1, 9)))
+    assert differences(oak, wide).endswith("leaves[6].depth (None there, 7 here), and 2 more")

@@ -69,6 +69,18 @@ class _AnswersAsNodeOne(LocalGrid):
         return replies
 
 
+def test_what_hospitals_greet_with_is_told_of_those_that_come_in(plan: FederationPlan) -> None:
+    told: list[str] = []
+    grid = FakeHospitals(NAMES, {("west", 0): "silent"}).grid()
+    greet(grid, plan, {2: "south"}, 0.1, on_greeting=lambda note: told.append(note.hospital))
+    assert told == ["north"]
+    told.clear()
+    limits = plan.limits.model_copy(update={"hospitals": 2})
+    whole = plan.model_copy(update={"limits": limits})
+    wait_for_hospitals(grid, whole, on_greeting=lambda note: told.append(note.hospital))
+    assert told == ["north", "south"]
+
+
 def test_a_reply_belongs_to_the_node_that_was_asked(plan: FederationPlan) -> None:
     grid = FakeHospitals(NAMES).grid()
     grid.__class__ = _AnswersAsNodeOne

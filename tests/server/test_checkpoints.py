@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scored_rounds import scored_state
 
 from common.errors import CheckpointError
 from common.plan import FederationPlan
@@ -169,6 +170,19 @@ def test_the_ends_of_stages_and_the_last_two_rounds_stay(
         save_state(tmp_path, make_state(number), plan)
         kept.append(sorted(int(path.name.removeprefix("round-")) for path in tmp_path.iterdir()))
     assert kept == [[1], [1, 2], [2, 3], [3, 4], [3, 4, 5], [3, 5, 6], [3, 6, 7]]
+
+
+def test_the_promoted_round_stays_until_another_is_promoted(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    plan = make_plan((9,), release={"most_loss": 0.25})
+    rounds = [{"a": {"task1": one}} for one in (0.75, 0.25, 0.25, 0.25, 0.75, 0.75, 0.75)]
+    kept = []
+    for number in range(8):
+        save_state(tmp_path, scored_state(plan, rounds[:number], closed=False), plan)
+        kept.append(sorted(int(path.name.removeprefix("round-")) for path in tmp_path.iterdir()))
+    # A round is saved first and judged with the next: round 5 passes when 6 is saved.
+    assert kept == [[1], [1, 2], [1, 2, 3], [1, 3, 4], [1, 4, 5], [5, 6], [6, 7], [7, 8]]
 
 
 def test_a_folder_that_may_not_be_made_is_our_error(

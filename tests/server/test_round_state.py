@@ -1,7 +1,7 @@
 import pytest
 
 from common.updates import Note, TaskScore
-from server.round_state import SLICES_TO_JUDGE_BY, RoundRecord
+from server.round_state import SLICES_TO_JUDGE_BY, RoundRecord, RoundState
 
 
 def note(hospital: str, *scores: tuple[str, dict[str, float], int]) -> Note:
@@ -26,3 +26,13 @@ def test_a_class_scored_on_too_few_slices_is_left_out(slices: int) -> None:
     notes = (note("a", ("low", {"x": 0.5}, slices), ("mid", {"y": 0.5}, SLICES_TO_JUDGE_BY)),)
     assert RoundRecord(round=1, stage=0, notes=notes).held_back_dice == {"y": 0.5}
     assert RoundRecord(round=1, stage=0).held_back_dice == {}
+
+
+def test_a_rounds_scores_come_with_the_next_or_with_the_closing_ones() -> None:
+    first, second = (RoundRecord(round=number, stage=0) for number in (1, 2))
+    closing = RoundRecord(round=2, stage=0, notes=(note("a"),))
+    state = RoundState(2, {}, {}, (first, second))
+    # Round 0: the fresh weights, which came into round 1.
+    assert [state.scores_of(number) for number in (0, 1, 2)] == [first, second, None]
+    closed = RoundState(2, {}, {}, (first, second), closing)
+    assert [closed.scores_of(number) for number in (1, 2, 3)] == [second, closing, None]

@@ -41,6 +41,11 @@ def test_an_unknown_key_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
         ({"sites": ["a", "a"]}, "sites must differ"),
         ({"faults": [{"site": "nobody", "kind": "nan"}]}, r"\['nobody'\] are not among"),
         ({"deals": []}, "deals"),
+        ({"deals": [{"task": "scanner-1"}]}, r"deals are for tasks \['scanner-1'\]; the plan has"),
+        (
+            {"deals": [{"task": f"scanner-{number}"} for number in (1, 2, 2)]},
+            "phantoms are drawn deal by deal",
+        ),
         ({"test": {"column": "split"}}, "come together"),
     ],
 )

@@ -87,3 +87,26 @@ def test_a_value_that_nobody_has_is_refused_with_those_there_are(
     deals = (Deal(task="scanner-1", where={"vendor": "z"}), Deal(task="scanner-2"))
     with pytest.raises(SettingsError, match=r"'vendor': 'z'.*\['x', 'y'\]"):
         deal_cases(scenario(deals=deals), make_dataset(tmp_path, rows(10)))
+
+
+def test_several_deals_of_a_task_come_together(
+    tmp_path: Path, scenario: Callable[..., Scenario]
+) -> None:
+    dataset = make_dataset(tmp_path, rows(40))
+    one_by_one = (
+        Deal(task="scanner-1", where={"vendor": "x"}),
+        Deal(task="scanner-2", where={"vendor": "y"}, sites=("hospital-b",)),
+    )
+    apart = deal_cases(scenario(deals=one_by_one), dataset)
+    both = tuple(deal.model_copy(update={"task": "scanner-1"}) for deal in one_by_one)
+    together = deal_cases(scenario(deals=both), dataset)
+    first, second = apart.training["scanner-1"], apart.training["scanner-2"]
+    assert together.training == {
+        "scanner-1": {
+            "hospital-a": first["hospital-a"],
+            "hospital-b": sorted([*first["hospital-b"], *second["hospital-b"]]),
+        }
+    }
+    assert sorted(together.test["scanner-1"]) == sorted(
+        [n for ns in apart.test.values() for n in ns]
+    )

@@ -21,6 +21,7 @@ from client.store.annotations import all_versions, latest_annotations
 from client.store.audit import read_audit
 from client.store.ingest import ingest_cases
 from client.store.layouts import find_cases
+from client.store.local_names import local_names
 from client.store.scans import list_scans
 from client.store.store import Store, create_store
 from common.errors import BadScanError, LabelDictionaryError, SettingsError, StoreError
@@ -205,6 +206,21 @@ def test_layers_of_slicer_are_joined_by_name_and_code(tmp_path: Path) -> None:
     (saved,) = _import(store, plan, tmp_path / "a.seg.nrrd")
     (found,) = latest_annotations(store, saved.ref.scan_id)
     np.testing.assert_array_equal(found.mask, (first + 2 * second)[:, :, 3])
+
+
+def test_what_the_file_calls_the_labels_is_kept(tmp_path: Path) -> None:
+    plan, affine = _plan("axial"), AFFINES["LPS"]
+    store = _store(tmp_path, plan, affine)
+    path = tmp_path / "mask.seg.nrrd"
+    _write_slicer(path, _layers(False), affine, LAYERED)
+    _import(store, plan, path)
+    assert local_names(store, plan, plan.tasks) == {
+        "Liver": ("Segment_1",),
+        "Left lobe": ("Left-lobe",),
+    }
+    _write_itk(tmp_path / "mask.mha", _painted("axial", affine, (3,)), affine)
+    _import(store, plan, tmp_path / "mask.mha", "2=0")
+    assert local_names(store, plan, plan.tasks) == {"Liver": ("value 1",)}
 
 
 def test_a_pixel_painted_twice_is_refused_and_can_be_decided(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Laws of random changes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.learning.augmentation import Change, apply_change, draw_change, region_for
-from common.plan import Augmentation
+from common.learning_settings import Augmentation
 
 MakeChange = Callable[..., Change]
 OFF = Augmentation(rotation_degrees=(0, 0, 0), scale=0, log_gamma=0, gain=0, noise=0)
@@ -160,3 +161,48 @@ def test_draws_stay_within_the_ranges(seed: int) -> None:
 def test_zero_switches_every_change_off(make_change: MakeChange) -> None:
     change = draw_change(OFF, np.random.default_rng(0))
     assert change == make_change(noise_seed=change.noise_seed)
+
+
+def test_a_bend_that_is_off_draws_nothing() -> None:
+    plain, bent = (np.random.default_rng(0) for _ in range(2))
+    without = draw_change(OFF, plain)
+    with_bend = draw_change(OFF.model_copy(update={"elastic_voxels": 2.0}), bent)
+    # What is drawn for a bend comes last, so that a plan without one keeps its numbers.
+    still = replace(with_bend, elastic_voxels=0.0, elastic_seed=0)
+    assert still == without
+    assert 0 < with_bend.elastic_voxels < 2
+    assert plain.bit_generator.state != bent.bit_generator.state
+
+
+def test_a_bend_moves_voxels_smoothly_and_by_as_much_as_it_says(make_change: MakeChange) -> None:
+    # An image that is its own coordinate shows where each voxel came from.
+    size = (32, 32, 32)
+    ramp = torch.arange(52.0)[:, None, None].expand(52, 52, 52)[None].contiguous()
+    moved_by = []
+    for seed in range(4):
+        bent = make_change(elastic_voxels=2.0, elastic_seed=seed)
+        _, labels = apply_change(ramp, ramp, bent, size)
+        moved_by.append(labels[0] - torch.arange(10.0, 42.0)[:, None, None])
+    # At the patch's faces less is moved: smoothing finds nothing beyond them.
+    inner = torch.stack(moved_by)[:, 10:22, 10:22, 10:22]
+    assert float(inner.std()) == pytest.approx(2, rel=0.4)
+    neighbours = inner.diff(dim=-1).abs().mean()
+    assert float(neighbours) < 0.25 * float(inner.std())
+    # The same change bends the same way.
+    again = apply_change(ramp, ramp, bent, size)[1]
+    assert torch.equal(again, labels)
+
+
+def test_image_and_labels_are_bent_together(make_change: MakeChange) -> None:
+    block = torch.zeros(1, 16, 16, 16)
+    block[:, 4:12, 5:11, 6:10] = 1
+    image, labels = apply_change(block, block, make_change(elastic_voxels=3.0), (16, 16, 16))
+    torch.testing.assert_close(image, labels)
+    assert not torch.allclose(labels, block)
+
+
+def test_a_blur_smooths_the_image_alone(make_change: MakeChange) -> None:
+    noise = noise_like(1, 10, 10, 10)
+    image, labels = apply_change(noise, noise, make_change(blur_voxels=1.0), (10, 10, 10))
+    assert float(image.std()) < 0.5 * float(noise.std())
+    torch.testing.assert_close(labels, noise)

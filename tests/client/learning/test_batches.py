@@ -1,6 +1,7 @@
 """Laws of mixing batches from the current task and from memory."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -91,7 +92,10 @@ def test_patches_come_from_where_the_share_says(
     remembered: list[str],
     wanted: list[str],
 ) -> None:
-    assert set(sources(draw(load, share, current, remembered))) == set(wanted)
+    batches = draw(load, share, current, remembered)
+    assert set(sources(batches)) == set(wanted)
+    replayed = torch.cat([batch.replayed for batch in batches]).tolist()
+    assert replayed == [name in OLD for name in sources(batches)]
 
 
 def test_the_share_is_kept_on_average(load: Callable[[str], Example]) -> None:
@@ -151,6 +155,9 @@ def test_a_batch_moves_to_a_device_whole(load: Callable[[str], Example]) -> None
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.image, batch.image)
     assert torch.equal(moved.known, batch.known)
-    on_meta = batch.to(torch.device("meta"))
-    parts = (on_meta.image, on_meta.target, on_meta.weight, on_meta.known)
+    assert moved.old_logits is None
+    blank = torch.zeros_like(batch.target)
+    seen = replace(batch, old_logits=blank, taught=blank)
+    on_meta = seen.to(torch.device("meta"))
+    parts = [getattr(on_meta, field.name) for field in fields(on_meta)]
     assert {part.device.type for part in parts} == {"meta"}

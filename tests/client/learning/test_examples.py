@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.learning.augmentation import Change, draw_change
 from client.learning.examples import Example, Patch, cut_patch, draw_centre
-from common.plan import Augmentation
+from common.learning_settings import Augmentation
 from common.scans import Geometry, LabelMap, Scan
 
 MakeChange = Callable[..., Change]

@@ -8,7 +8,8 @@ from torch.nn import Conv3d, Module
 
 from client.learning.evaluate import score_painted_slices
 from client.learning.predict import predict_labels, predict_probabilities, predict_slice
-from common.plan import FederationPlan, Training
+from common.learning_settings import Training
+from common.plan import FederationPlan
 from common.scans import Geometry, Scan, SliceAnnotation, SliceRef
 
 CPU = torch.device("cpu")

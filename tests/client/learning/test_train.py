@@ -10,9 +10,9 @@ from torch.nn import Conv3d, Module, Parameter
 from client.learning.batches import Batch
 from client.learning.device import check_device, choose_device
 from client.learning.train import learning_rate_at, train
-from client.learning.train_models import train_segmenter, train_student
+from client.learning.train_models import stay_near, train_segmenter, train_student
 from common.errors import SettingsError
-from common.plan import Training
+from common.learning_settings import Training
 
 CPU = torch.device("cpu")
 SETTINGS = Training(patch_size=(4, 4, 4), learning_rate=0.1, weight_decay=0.0)
@@ -28,6 +28,7 @@ def toy_batch(weight: float = 1.0) -> Batch:
         weight=torch.full((2, 4, 4, 4), weight),
         painted=torch.full((2, 4, 4, 4), weight == 1),
         known=torch.ones(2, 2, 4, 4, 4, dtype=torch.bool),
+        replayed=torch.tensor([False, True]),
     )
 
 
@@ -60,7 +61,7 @@ def weights_of(network: Module) -> Tensor:
 
 def test_the_loss_falls_on_a_toy_problem() -> None:
     network, batch = toy_network(), toy_batch()
-    rates = {"learning_rate": 0.1, "proximal_mu": 0.0}
+    rates = {"learning_rate": 0.1}
     first = train_segmenter(network, [batch], SETTINGS, **rates, device=CPU)
     train_segmenter(network, [batch] * 60, SETTINGS, **rates, device=CPU)
     last = train_segmenter(network, [batch], SETTINGS, **rates, device=CPU)
@@ -74,9 +75,7 @@ def test_the_loss_falls_on_a_toy_problem() -> None:
 def test_the_same_start_gives_the_same_weights_bit_for_bit() -> None:
     networks = [toy_network(), toy_network()]
     losses = [
-        train_segmenter(
-            network, [toy_batch()] * 5, SETTINGS, learning_rate=0.1, proximal_mu=0.1, device=CPU
-        )
+        train_segmenter(network, [toy_batch()] * 5, SETTINGS, learning_rate=0.1, device=CPU)
         for network in networks
     ]
     assert losses[0] == losses[1]
@@ -87,7 +86,7 @@ def test_the_same_start_gives_the_same_weights_bit_for_bit() -> None:
 def test_without_batches_nothing_happens() -> None:
     network = toy_network()
     rates = {"learning_rate": 0.1, "device": CPU}
-    assert train_segmenter(network, [], SETTINGS, proximal_mu=0.0, **rates) is None
+    assert train_segmenter(network, [], SETTINGS, **rates) is None
     assert train_student(network, toy_network(1), [], SETTINGS, **rates) is None
     assert torch.equal(weights(network), weights(toy_network()))
 
@@ -115,9 +114,7 @@ def test_the_gradient_is_clipped() -> None:
 
 def test_a_step_that_knows_nothing_leaves_the_weights() -> None:
     network = toy_network()
-    loss = train_segmenter(
-        network, [toy_batch(0.0)], SETTINGS, learning_rate=0.1, proximal_mu=0.0, device=CPU
-    )
+    loss = train_segmenter(network, [toy_batch(0.0)], SETTINGS, learning_rate=0.1, device=CPU)
     assert loss == 0
     assert torch.equal(weights(network), weights(toy_network()))
 
@@ -126,11 +123,38 @@ def test_a_strong_proximal_term_keeps_the_weights_near_the_received_ones() -> No
     moved = []
     for mu in (0.0, 1e3):
         network = toy_network()
+        terms = [stay_near(network, mu, CPU)]
         train_segmenter(
-            network, [toy_batch()] * 30, SETTINGS, learning_rate=0.02, proximal_mu=mu, device=CPU
+            network, [toy_batch()] * 30, SETTINGS, learning_rate=0.02, device=CPU, terms=terms
         )
         moved.append(float((weights(network) - weights(toy_network())).norm()))
     assert moved[1] < 0.2 * moved[0]
+
+
+def test_terms_see_network_batch_and_logits_and_add_up() -> None:
+    network, batch = toy_network(), toy_batch()
+    with torch.no_grad():
+        wanted = network(batch.image)
+
+    def two(seen: Module, one: Batch, logits: Tensor) -> Tensor:
+        assert seen is network
+        assert one.replayed.tolist() == [False, True]
+        torch.testing.assert_close(logits, wanted)
+        return 0 * logits.sum() + 2
+
+    losses = [
+        train_segmenter(
+            toy_network() if not terms else network,
+            [batch],
+            SETTINGS,
+            learning_rate=0.1,
+            device=CPU,
+            terms=terms,
+        )
+        for terms in ([], [two, lambda *_: 0.5])
+    ]
+    assert losses[0] is not None
+    assert losses[1] == pytest.approx(losses[0] + 2.5)
 
 
 def test_the_student_learns_the_segmenter_and_leaves_it_alone() -> None:

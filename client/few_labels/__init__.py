@@ -1,0 +1,1 @@
+"""Learning from few labels: exemplar synthesis, prototypes, pseudo-labels."""

@@ -1,0 +1,162 @@
+"""Second stage: a moving average of the segmenter labels what nobody labelled.
+
+After exemplar learning (ELSNet; En and Guo, BMVC 2022), with the mean teacher of Tarvainen and
+Valpola (2017); re-implementation after the published descriptions. The teacher's probabilities are
+the labels, not its likeliest classes, and its patches come from scans without any annotation, too.
+
+A network that learns from its own labels can confirm its own mistakes. Against that: whatever has a
+label keeps it, and the pseudo-labels are a term beside the labels' own, so that no number of their
+voxels outweighs what was painted; the teacher begins each round at the federation's mean and hardly
+moves within it; it counts only where it is sure and where the prototypes, which rest on labels
+alone, agree; and nothing is kept: each step makes its pseudo-labels anew.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from client.few_labels.prototypes import nearest_class
+from client.learning.augmentation import draw_change
+from client.learning.batches import Batch, stack
+from client.learning.examples import Example, Patch, cut_patch, draw_centre
+from client.learning.losses import Logits, segmentation_loss
+from client.learning.train_models import LossTerm
+from common.learning_settings import PseudoLabels, Training
+from common.networks.embedding import Embedding
+from common.networks.unet import features_and_logits
+from common.plan import FederationPlan
+from common.scans import LabelMap, Scan
+
+
+class Teacher:
+    """A moving average of a segmenter in training, and the prototypes that must agree, if any."""
+
+    def __init__(
+        self, segmenter: Module, settings: PseudoLabels, embedding: Embedding | None
+    ) -> None:
+        """It begins as the segmenter is now."""
+        self.network = copy.deepcopy(segmenter).eval().requires_grad_(False)
+        self.settings = settings
+        self.embedding = embedding
+
+    @torch.no_grad()
+    def follow(self, segmenter: Module) -> None:
+        """Moves towards the segmenter."""
+        pairs = zip(self.network.parameters(), segmenter.parameters(), strict=True)
+        for own, other in pairs:
+            own.lerp_(other, 1 - self.settings.momentum)
+
+    @torch.no_grad()
+    def teach(self, batch: Batch) -> Logits:
+        """Its probabilities where they count; zero at labels and where it is in doubt."""
+        on_cuda = batch.image.is_cuda
+        with torch.autocast(batch.image.device.type, dtype=torch.float16, enabled=on_cuda):
+            features, logits = features_and_logits(self.network, batch.image)
+        taught = torch.softmax(logits.float(), dim=1)
+        sure, classes = taught.max(1)
+        counts = (batch.weight == 0) & (sure >= self.settings.confidence)
+        if self.embedding is not None:
+            counts &= nearest_class(self.embedding, features, classes.shape[1:]) == classes
+        return taught * counts[:, None]
+
+
+def second_stage(
+    batches: Iterator[Batch],
+    segmenter: Module,
+    embedding: Embedding | None,
+    settings: PseudoLabels,
+    *,
+    share_of_stage_done: float,
+    device: torch.device,
+) -> tuple[Iterator[Batch], list[LossTerm]]:
+    """The batches with pseudo-labels, made as they are drawn, and the term that learns from them.
+
+    The teacher begins as the segmenter is now, and follows it from step to step.
+    """
+    weight = ramped_weight(settings, share_of_stage_done)
+    if weight == 0:
+        return batches, []
+    teacher = Teacher(segmenter.to(device), settings, embedding)
+
+    def taught() -> Iterator[Batch]:
+        for batch in batches:
+            teacher.follow(segmenter)
+            moved = batch.to(device)
+            yield replace(moved, taught=teacher.teach(moved))
+
+    def term(_network: Module, batch: Batch, logits: Logits) -> Tensor:
+        assert batch.taught is not None  # the batches went through `taught`
+        counts = batch.taught.sum(1)
+        all_known = torch.ones_like(batch.known)
+        return weight * segmentation_loss(logits, batch.taught, counts, all_known)
+
+    return taught(), [term]
+
+
+def ramped_weight(settings: PseudoLabels, share_of_stage_done: float) -> float:
+    """Rises in a straight line from 0 to the full weight over the first part of a stage."""
+    return settings.weight * min(share_of_stage_done / settings.ramp_share, 1.0)
+
+
+def add_unannotated(
+    batches: Iterator[Batch],
+    scan_ids: Sequence[str],
+    load: Callable[[str], Scan],
+    plan: FederationPlan,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
+    """The batches with a few more patches each, from scans of which nothing is known.
+
+    As they came where there are no such scans, or nobody to teach on them.
+    """
+    settings, number = plan.training, plan.few_labels.pseudo_labels.unannotated
+    if not scan_ids or number == 0 or plan.few_labels.pseudo_labels.weight == 0:
+        return batches
+
+    def added() -> Iterator[Batch]:
+        for batch in batches:
+            chosen = [scan_ids[int(rng.integers(len(scan_ids)))] for _ in range(number)]
+            patches = [
+                _draw_unlabelled(load(scan_id), plan.num_classes, settings, rng)
+                for scan_id in chosen
+            ]
+            yield join(batch, stack(patches, [False] * number))
+
+    return added()
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """Two fresh batches as one."""
+    pairs = (
+        (first.image, second.image),
+        (first.target, second.target),
+        (first.weight, second.weight),
+        (first.painted, second.painted),
+        (first.known, second.known),
+        (first.replayed, second.replayed),
+    )
+    return Batch(*(torch.cat(pair) for pair in pairs))
+
+
+def _draw_unlabelled(
+    scan: Scan, num_classes: int, settings: Training, rng: np.random.Generator
+) -> Patch:
+    change = draw_change(settings.augmentation, rng)
+    # Drawn as if all of the scan were known, so that the patch may lie anywhere.
+    anywhere = Example(scan, _background(scan, 1.0), num_classes)
+    centre = draw_centre(anywhere, settings.patch_size, settings.spacing_mm, rng)
+    unknown = Example(scan, _background(scan, 0.0), num_classes)
+    return cut_patch(unknown, centre, settings.patch_size, change, settings.spacing_mm)
+
+
+def _background(scan: Scan, weight: float) -> LabelMap:
+    shape = scan.geometry.shape
+    # One number, seen everywhere: a volume is not filled for each patch.
+    soft = np.broadcast_to(np.float32(1), (1, *shape))
+    nobody = np.broadcast_to(np.bool_(False), shape)
+    return LabelMap((), soft, np.broadcast_to(np.float32(weight), shape), nobody, (), "pseudo")

@@ -1,0 +1,158 @@
+"""How hospitals train: the parts of a plan that say what a round does with its labels."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.settings_file import Settings
+
+Millimetres = Annotated[float, Field(gt=0, le=100)]
+PatchSide = Annotated[int, Field(ge=1, le=1024)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Augmentation(Settings):
+    """Ranges of the random changes made to training patches; zero switches one off.
+
+    `elastic_voxels` is how far a smooth bend moves voxels, typically, along each axis.
+    """
+
+    rotation_degrees: tuple[Degrees, Degrees, Degrees] = (15.0, 15.0, 15.0)
+    scale: float = Field(default=0.15, ge=0, lt=1)
+    log_gamma: float = Field(default=0.3, ge=0, le=2)
+    gain: float = Field(default=0.2, ge=0, lt=1)
+    noise: float = Field(default=0.1, ge=0, le=2)
+    elastic_voxels: float = Field(default=0.0, ge=0, le=50)
+    blur_voxels: float = Field(default=0.0, ge=0, le=10)
+
+
+class Training(Settings):
+    """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid."""
+
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    patch_size: tuple[PatchSide, PatchSide, PatchSide]
+    batch_size: int = Field(default=4, ge=1, le=256)
+    steps_per_round: int = Field(default=12, ge=1, le=100_000)
+    student_steps_per_round: int = Field(default=6, ge=0, le=100_000)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    final_learning_rate_share: float = Field(default=0.1, gt=0, le=1)
+    weight_decay: float = Field(default=1e-3, ge=0, le=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    smoothing_max: float = Field(default=0.1, ge=0, lt=1)
+    held_back_share: float = Field(default=0.1, ge=0, le=0.5)
+    min_annotated_scans: int = Field(default=1, ge=1)
+    augmentation: Augmentation = Augmentation()
+
+
+class Replay(Settings):
+    """The hospital's memory of earlier tasks: how much of it, what stays, its share of each batch.
+
+    At most `budget_scans` scans and, if it is set, `budget_mb` megabytes (1e6 bytes) of the images
+    and labels that they take of the hospital's disk. `policy` says which scans stay: "reservoir"
+    gives each the same chance, "balanced" each task and rarest structure; "hard" gives tasks the
+    same share, and keeps of each those that the incoming segmenter does worst on.
+    """
+
+    budget_scans: int = Field(default=24, ge=0)
+    budget_mb: float | None = Field(default=None, gt=0)
+    policy: Literal["reservoir", "balanced", "hard"] = "balanced"
+    share: Share = 0.5
+
+
+class Retention(Settings):
+    """What keeps old tasks alive while a new one is learnt, beside replay.
+
+    `old_classes`: what a class of an earlier task counts as on a scan where nobody looked for it.
+    "background": plain fine-tuning, which forgets. "merged": background or that class, no matter
+    which. "distilled": whatever the old model sees there.
+
+    The old model is the one that came in when the stage began. `replay_distillation` weighs how
+    closely the outputs on replayed scans are held to its own, `current_distillation` those on the
+    scans of the current task (learning without forgetting), `elastic_weight` how closely each
+    weight is held to its own, by its Fisher information (elastic weight consolidation).
+    """
+
+    old_classes: Literal["background", "merged", "distilled"] = "merged"
+    replay_distillation: float = Field(default=0.0, ge=0, le=100)
+    current_distillation: float = Field(default=0.0, ge=0, le=100)
+    elastic_weight: float = Field(default=0.0, ge=0)
+
+    @property
+    def holds_outputs(self) -> bool:
+        """Whether the outputs are held to the old model's anywhere."""
+        return self.replay_distillation > 0 or self.current_distillation > 0
+
+
+class Synthesis(Settings):
+    """Exemplar-guided synthesis: structures of the best-labelled scans, pasted into others.
+
+    `share` of the training patches are made so; 0 switches it off. `exemplars` is how many scans
+    the structures come from. Each is turned, scaled, bent and recoloured within these ranges, in
+    one piece so that it stays a volume, and blended in over `feather_voxels`. `negative_share` of
+    the pastes show texture without structure, so that an edge of a paste tells nothing.
+    `own_background` of them go into their own scan, filled where its structures were; the others
+    into the patches of other scans.
+    """
+
+    share: Share = 0.0
+    exemplars: int = Field(default=8, ge=1)
+    rotation_degrees: Degrees = 20.0
+    scale: float = Field(default=0.25, ge=0, lt=1)
+    elastic_voxels: float = Field(default=1.5, ge=0, le=50)
+    gain: float = Field(default=0.15, ge=0, lt=1)
+    blur_voxels: float = Field(default=0.5, ge=0, le=10)
+    feather_voxels: float = Field(default=1.0, ge=0, le=10)
+    negative_share: Share = 0.25
+    own_background: Share = 0.0
+
+
+class Prototypes(Settings):
+    """Pixel-prototype contrast: voxels of a class are drawn to the class's mean embedding.
+
+    `weight` of the loss term; 0 switches it off. The mean moves with `momentum`; the background
+    has `background` of them. `voxels_per_class` are drawn per batch, half of them at a boundary.
+    """
+
+    weight: float = Field(default=0.0, ge=0, le=100)
+    embedding_length: int = Field(default=32, ge=2, le=512)
+    temperature: float = Field(default=0.1, gt=0)
+    background: int = Field(default=4, ge=1, le=32)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    voxels_per_class: int = Field(default=256, ge=2)
+
+
+class PseudoLabels(Settings):
+    """Second stage: a moving average of the segmenter labels what nobody labelled.
+
+    `weight` of the loss term; 0 switches it off. It rises from 0 to `weight` over `ramp_share` of a
+    stage, and counts where the teacher's probability reaches `confidence` (and the nearest
+    prototype agrees, where there are prototypes). `momentum` is the teacher's, from step to step.
+    `unannotated` patches are added to each batch, where a hospital has scans without annotation.
+    """
+
+    weight: float = Field(default=0.0, ge=0, le=100)
+    confidence: float = Field(default=0.0, ge=0, le=1)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    ramp_share: float = Field(default=0.4, gt=0, le=1)
+    unannotated: int = Field(default=2, ge=0, le=256)
+
+
+class FewLabels(Settings):
+    """Learning from few labels, after exemplar learning (ELSNet)."""
+
+    synthesis: Synthesis = Synthesis()
+    prototypes: Prototypes = Prototypes()
+    pseudo_labels: PseudoLabels = PseudoLabels()
+
+
+class Release(Settings):
+    """Which rounds may be given out: none that costs a hospital too much.
+
+    A round is not promoted if some task of some hospital lost more than `most_loss` Dice on its
+    held-back slices against the best promoted round; none: every round may be. A score on fewer
+    than `least_slices` slices tells nothing and is left out.
+    """
+
+    most_loss: Share | None = None
+    least_slices: int = Field(default=4, ge=1)

@@ -1,0 +1,178 @@
+"""Pseudo-labels: who gives them, where they count, and what learns from them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import UNet
+from small_scenario import small_scenario
+from torch import Tensor
+
+from client.few_labels.pseudo_labels import Teacher, add_unannotated, ramped_weight, second_stage
+from client.learning.batches import Batch
+from client.learning.losses import segmentation_loss
+from common.learning_settings import FewLabels, PseudoLabels
+from common.networks.embedding import Embedding
+from common.networks.unet import SEGMENTER, build_networks, num_last_features
+from common.plan import FederationPlan
+from common.scans import Geometry, Scan
+
+CPU = torch.device("cpu")
+SETTINGS = PseudoLabels(weight=2.0, momentum=0.5, ramp_share=0.4)
+
+
+@pytest.fixture
+def plan() -> FederationPlan:
+    plan = small_scenario().plan
+    return plan.model_copy(update={"few_labels": FewLabels(pseudo_labels=SETTINGS)})
+
+
+@pytest.fixture
+def segmenter(plan: FederationPlan) -> UNet:
+    return build_networks(plan)[SEGMENTER]
+
+
+def half_labelled(plan: FederationPlan, seed: int = 0) -> Batch:
+    """Two patches, the first half of each labelled as background."""
+    size = (2, *plan.training.patch_size)
+    image = torch.randn(2, 1, *size[1:], generator=torch.Generator().manual_seed(seed))
+    weight = torch.zeros(size)
+    weight[:, : size[1] // 2] = 1
+    target = torch.zeros(2, plan.num_classes, *size[1:])
+    target[:, 0] = weight
+    known = torch.ones(target.shape, dtype=torch.bool)
+    return Batch(image, target, weight, weight > 0, known, torch.zeros(2, dtype=torch.bool))
+
+
+def weights(network: torch.nn.Module) -> Tensor:
+    return torch.cat([one.detach().flatten() for one in network.parameters()])
+
+
+def change(network: torch.nn.Module, by: float) -> None:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(by)
+
+
+def test_the_teacher_is_a_moving_average(segmenter: UNet) -> None:
+    teacher = Teacher(segmenter, SETTINGS, None)
+    begun = weights(segmenter)
+    change(segmenter, 1.0)
+    assert torch.equal(weights(teacher.network), begun)
+    teacher.follow(segmenter)
+    torch.testing.assert_close(weights(teacher.network), begun + 0.5)
+    teacher.follow(segmenter)
+    torch.testing.assert_close(weights(teacher.network), begun + 0.75)
+
+
+def test_labels_stay_and_the_rest_is_what_the_teacher_sees(
+    plan: FederationPlan, segmenter: UNet
+) -> None:
+    batch = half_labelled(plan)
+    taught = Teacher(segmenter, SETTINGS, None).teach(batch)
+    seen = torch.softmax(segmenter(batch.image), dim=1)
+    assert not taught.movedim(1, -1)[batch.weight > 0].any()
+    is_free = batch.weight == 0
+    assert torch.equal(taught.movedim(1, -1)[is_free], seen.movedim(1, -1)[is_free])
+
+
+def test_doubtful_voxels_do_not_count(plan: FederationPlan, segmenter: UNet) -> None:
+    batch = half_labelled(plan)
+    free = Teacher(segmenter, SETTINGS, None).teach(batch).amax(1)[batch.weight == 0]
+    least = float(free.median())
+    strict = SETTINGS.model_copy(update={"confidence": least})
+    counts = Teacher(segmenter, strict, None).teach(batch).sum(1) > 0
+    assert torch.equal(counts[batch.weight == 0], free >= least)
+    assert not counts[batch.weight > 0].any()
+
+
+def test_the_nearest_prototype_has_to_agree(plan: FederationPlan, segmenter: UNet) -> None:
+    batch = half_labelled(plan)
+    embedding = Embedding(num_last_features(plan.segmenter), 2, background=1, num_classes=3)
+    # Nobody has a place yet; then class 1 alone, which is the nearest to every voxel.
+    assert not Teacher(segmenter, SETTINGS, embedding).teach(batch).any()
+    embedding.prototypes[1] = torch.tensor([1.0, 0.0])
+    alone = Teacher(segmenter, SETTINGS, None).teach(batch)
+    agreed = Teacher(segmenter, SETTINGS, embedding).teach(batch)
+    expected = alone * (alone.argmax(1, keepdim=True) == 1)
+    assert torch.equal(agreed, expected)
+    assert 0 < int((expected.sum(1) > 0).sum()) < int((alone.sum(1) > 0).sum())
+
+
+def test_the_term_is_the_segmentation_loss_on_what_was_taught(
+    plan: FederationPlan, segmenter: UNet
+) -> None:
+    batches, terms = second_stage(
+        iter([half_labelled(plan)]), segmenter, None, SETTINGS, share_of_stage_done=0.2, device=CPU
+    )
+    batch, (term,) = next(batches), terms
+    logits = segmenter(batch.image)
+    assert batch.taught is not None
+    counts, known = (batch.weight == 0).float(), torch.ones_like(batch.known)
+    # Half way up the ramp to a weight of 2.
+    expected = 1.0 * segmentation_loss(logits, batch.taught, counts, known)
+    torch.testing.assert_close(term(segmenter, batch, logits), expected)
+
+
+def test_the_teacher_follows_from_batch_to_batch(plan: FederationPlan, segmenter: UNet) -> None:
+    same = [half_labelled(plan), half_labelled(plan)]
+    batches, _ = second_stage(
+        iter(same), segmenter, None, SETTINGS, share_of_stage_done=1.0, device=CPU
+    )
+    first = next(batches).taught
+    change(segmenter, 0.1)
+    second = next(batches).taught
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("weight", "done"), [(0.0, 1.0), (2.0, 0.0)])
+def test_without_a_weight_nothing_is_asked(
+    plan: FederationPlan, segmenter: UNet, weight: float, done: float
+) -> None:
+    drawn: Iterator[Batch] = iter([])
+    settings = SETTINGS.model_copy(update={"weight": weight})
+    batches, terms = second_stage(
+        drawn, segmenter, None, settings, share_of_stage_done=done, device=CPU
+    )
+    assert batches is drawn
+    assert terms == []
+
+
+@pytest.mark.parametrize(("done", "weight"), [(0, 0), (0.1, 0.5), (0.4, 2), (1, 2)])
+def test_the_weight_rises_and_stays(done: float, weight: float) -> None:
+    assert ramped_weight(SETTINGS, done) == pytest.approx(weight)
+
+
+def test_unannotated_scans_bring_patches_of_which_nothing_is_known(plan: FederationPlan) -> None:
+    shape = (20, 20, 20)
+    identity = tuple(tuple(row) for row in np.eye(4).tolist())
+    image = np.full((1, *shape), 3, dtype=np.float32)
+    scan = Scan("new", image, Geometry(shape, identity), "MR")
+    asked: list[str] = []
+
+    def load(scan_id: str) -> Scan:
+        asked.append(scan_id)
+        return scan
+
+    plain = half_labelled(plan)
+    rng = np.random.default_rng(0)
+    (batch,) = add_unannotated(iter([plain]), ["new"], load, plan, rng)
+    assert asked == ["new"] * SETTINGS.unannotated
+    assert len(batch.image) == 2 + SETTINGS.unannotated
+    assert torch.equal(batch.image[:2], plain.image)
+    assert torch.equal(batch.weight[:2], plain.weight)
+    assert batch.image[2:].mean() > 1  # the scan, not what surrounds it
+    assert not batch.weight[2:].any()
+    assert not batch.painted[2:].any()
+    assert not batch.replayed.any()
+
+
+def test_batches_stay_as_they_came_without_such_scans(plan: FederationPlan) -> None:
+    drawn: Iterator[Batch] = iter([])
+    rng, never = np.random.default_rng(0), {}.__getitem__
+    assert add_unannotated(drawn, [], never, plan, rng) is drawn
+    off = plan.model_copy(update={"few_labels": FewLabels()})
+    assert add_unannotated(drawn, ["new"], never, off, rng) is drawn
