@@ -1,4 +1,4 @@
-"""Honest scores: overlap, surface distance in mm, and what a stream of tasks leaves behind.
+"""Honest scores of one model: overlap, and surface distance in mm.
 
 A structure that is there and was not found counts as Dice 0 and is counted as missed; one that is
 absent from both truth and prediction is left out. MONAI's Hausdorff distance turns a missed
@@ -82,39 +82,6 @@ def mean_per_class(cases: Sequence[Mapping[int, StructureScore]]) -> dict[int, f
         index: float(np.mean([case[index].dice for case in cases if index in case]))
         for index in classes
     }
-
-
-@dataclass(frozen=True)
-class ContinualScores:
-    """What a stream of tasks left behind; None where fewer than two tasks leave it undefined."""
-
-    acc: float | None
-    bwt: float | None
-    forgetting: float | None
-
-
-def continual_scores(matrix: Sequence[Sequence[float | None]]) -> ContinualScores:
-    """ACC, BWT and forgetting of `matrix[stage][task]`, the mean Dice of a task after a stage.
-
-    With T tasks and a[i][j] the Dice of task j after stage i: ACC is the mean of the last row; BWT
-    the mean over j < T of a[T][j] - a[j][j]; forgetting the mean over j < T of the best earlier
-    a[i][j] (j <= i < T) minus a[T][j]; all None without a stage. Lopez-Paz and Ranzato, 2017;
-    Chaudhry et al., 2018.
-    """
-    last = matrix[-1] if matrix else ()
-    scored = [value for value in last if value is not None]
-    acc = float(np.mean(scored)) if scored else None
-    backward, forgotten = [], []
-    for task, final in enumerate(last[: len(matrix) - 1]):
-        learned = matrix[task][task]
-        if final is None or learned is None:
-            continue
-        earlier = [row[task] for row in matrix[task:-1]]
-        backward.append(final - learned)
-        forgotten.append(max(value for value in earlier if value is not None) - final)
-    if not backward:
-        return ContinualScores(acc, None, None)
-    return ContinualScores(acc, float(np.mean(backward)), float(np.mean(forgotten)))
 
 
 def _surface(mask: Mask) -> Mask:

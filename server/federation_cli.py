@@ -20,7 +20,7 @@ FederationName = Annotated[str, typer.Argument(metavar="NAME", help="The federat
 
 def add_federation(app: typer.Typer) -> None:
     """Puts these commands among a coordinator's others."""
-    for command in (up, down, start, stop, resume, status, logs):
+    for command in (up, down, start, stop, resume, status, logs, promote):
         app.command()(command)
     app.command("proxy-config")(proxy_config)
 
@@ -52,14 +52,25 @@ def start(
     ] = None,
     consortium: ConsortiumFolder = DEFAULT_CONSORTIUM,
 ) -> None:
-    """Start a federation, or go on with it if it has begun with the same plan."""
+    """Start a federation, or go on with it if it has begun with the same plan.
+
+    A plan with `extends` goes on from an earlier one.
+    """
     from common.plan import FederationPlan
     from common.settings_file import read_settings
+    from server.plan_growth import find_earlier
+    from server.wanted import newest_round
 
     opened = _open(consortium)
     wanted = read_settings(FederationPlan, plan)
     folder = opened.run_folder(_checked_name(name or wanted.name))
+    if wanted.extends is not None and not newest_round(folder):
+        find_earlier(folder, wanted)  # now, and not when its server begins
     folder.keep_plan(wanted)
+    if not any(folder.checkpoints.glob("round-?????")):
+        from server.first_models import save_first_models
+
+        save_first_models(folder)
     _want_running(opened, folder)
 
 
@@ -91,7 +102,6 @@ def status(
 ) -> None:
     """How the services, the hospitals and the federations are, and what to do about it."""
     from server.federation_status import federation_status, federation_text
-    from server.run_folder import RunFolder
 
     if name is None:
         from server.consortium_status import consortium_status, consortium_text
@@ -100,9 +110,7 @@ def status(
         text = everything.model_dump_json(indent=2)
         print(text if output is Format.JSON else consortium_text(everything))
     else:
-        # A researcher names a run's folder; a coordinator a federation of the consortium.
-        is_folder = RunFolder(Path(name)).plan_file.exists()
-        folder = RunFolder(Path(name)) if is_folder else _find(_open(consortium), name)
+        folder = _find_run(consortium, name)
         found = federation_status(folder)
         text = found.model_dump_json(indent=2)
         print(text if output is Format.JSON else federation_text(found, folder.read_plan()))
@@ -125,6 +133,29 @@ def logs(
     found = find_logs(opened.logs)
     found |= {path.parent.name: path for path in sorted(opened.runs.glob("*/server.log"))}
     print_logs(found, name, follow=follow)
+
+
+def promote(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A federation; also the folder of any run.")
+    ],
+    number: Annotated[
+        int | None,
+        typer.Option("--round", help="That round; not given: the newest that passed the gate."),
+    ] = None,
+    despite_losses: Annotated[
+        bool,
+        typer.Option("--despite-losses", help="Also if the gate refused it; the card says so."),
+    ] = False,
+    output: OutputFormat = Format.TEXT,
+    consortium: ConsortiumFolder = DEFAULT_CONSORTIUM,
+) -> None:
+    """Put a round's models and their card where they can be given out, if the gate lets it pass."""
+    from server.promoted_models import promote as write_models
+    from server.promoted_models import promotion_text
+
+    done = write_models(_find_run(consortium, name), number, despite_losses=despite_losses)
+    print(done.model_dump_json(indent=2) if output is Format.JSON else promotion_text(done))
 
 
 def proxy_config(consortium: ConsortiumFolder = DEFAULT_CONSORTIUM) -> None:
@@ -155,6 +186,14 @@ def _find(consortium: "Consortium", name: str) -> "RunFolder":
         known = ", ".join(path.parent.name for path in sorted(consortium.runs.glob("*/plan.toml")))
         raise SettingsError(f"no federation is called {name!r}; there are: {known or 'none yet'}")
     return folder
+
+
+def _find_run(consortium: Path, name: str) -> "RunFolder":
+    """A researcher names a run's folder; a coordinator a federation of the consortium."""
+    from server.run_folder import RunFolder
+
+    folder = RunFolder(Path(name))
+    return folder if folder.plan_file.exists() else _find(_open(consortium), name)
 
 
 def _checked_name(name: str) -> str:

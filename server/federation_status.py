@@ -9,7 +9,10 @@ from common.printable import printable
 from common.settings_file import Settings
 from server.checkpoints import load_state
 from server.disk_room import missing_room
+from server.label_names import NameUse, differing_names, names_table, read_names
+from server.ledger import LedgerRow, forgetting_ledger, loss_sentence
 from server.progress import LOST_AFTER_S, Progress, read_progress
+from server.promotion import ReleaseGate, release_gate
 from server.round_state import Dropped, RoundRecord, RoundState
 from server.run_folder import RunFolder
 from server.wanted import MOST_STARTS, Wanted, read_wanted
@@ -21,6 +24,8 @@ ADVICE: dict[str, str] = {
     "failed": "ask the hospital for `oneslice hospital logs worker`",
     "bad_reply": "ask the hospital which version it runs; until it is clear, its answers stay out",
 }
+# Dice goes up and down by so much from round to round.
+WORTH_TELLING = 0.02
 WAITING = "not answered yet; nothing to do until the round's deadline"
 
 
@@ -47,6 +52,9 @@ class FederationStatus(Settings):
         last_round_s: Seconds since the newest round was saved.
         missing: Who is not there.
         last: The newest round's record; its notes are what hospitals answered.
+        losses: What the newest models that were scored lost, where it is worth telling.
+        release: What the plan's release gate says, if it has one.
+        label_names: What hospitals' own files call labels, where they differ.
     """
 
     name: str
@@ -62,6 +70,9 @@ class FederationStatus(Settings):
     last_round_s: float | None = None
     missing: tuple[MissingHospital, ...] = ()
     last: RoundRecord | None = None
+    losses: tuple[LedgerRow, ...] = ()
+    release: ReleaseGate | None = None
+    label_names: tuple[NameUse, ...] = ()
 
 
 def federation_status(folder: RunFolder) -> FederationStatus:
@@ -92,7 +103,12 @@ def federation_status(folder: RunFolder) -> FederationStatus:
             else _full_disk(folder, progress, wanted) or _sentence(folder, progress, wanted),
             "last_round_s": _last_round_s(folder),
             "missing": () if finished else _missing(state, at_work),
-            "last": state.history[-1] if state else None,
+            "label_names": differing_names(read_names(folder)),
+            "last": state.history[-1] if state and state.history else None,
+            "losses": _losses(plan, state) if state else (),
+            "release": release_gate(plan, state)
+            if state and plan.release.most_loss is not None
+            else None,
         }
     )
 
@@ -112,10 +128,32 @@ def federation_text(status: FederationStatus, plan: FederationPlan | None = None
         lines += [f"  {one.hospital:<16}{one.kind:<12} {one.reason}" for one in status.last.dropped]
     if status.last is not None and status.last.epsilon is not None:
         lines.append(f"  privacy: epsilon {status.last.epsilon:.3g} spent (see the report)")
+    if status.losses:
+        more = f", and {len(status.losses) - 1} more" if len(status.losses) > 1 else ""
+        lines.append(f"  lost: {loss_sentence(status.losses[0])}{more}; see the report's ledger")
+    if status.release is not None:
+        lines.append(f"  release: {_release_sentence(status.release)}")
+    lines += [f"  {line}" for line in names_table(status.label_names)]
     for one in status.missing:
         lines.append(f"  missing: {one.hospital}: {one.why}; {one.what_to_do}")
     # Reasons are hospitals' own words.
     return "\n".join(map(printable, lines))
+
+
+def _losses(plan: FederationPlan, state: RoundState) -> tuple[LedgerRow, ...]:
+    limit = plan.release.most_loss
+    worth_telling = WORTH_TELLING if limit is None else min(limit, WORTH_TELLING)
+    rows = [row for row in forgetting_ledger(plan, state).newest if row.loss > worth_telling]
+    return tuple(sorted(rows, key=lambda row: -row.loss))
+
+
+def _release_sentence(gate: ReleaseGate) -> str:
+    newest = gate.promoted_round
+    promoted = "no round is promoted yet" if newest is None else f"round {newest} is promoted"
+    later = [one for one in gate.refused if one.round > (newest or 0)]
+    # The newest round waits for its scores as long as the federation runs: that is no news.
+    told = [one for one in later if one.losses] or later
+    return f"{promoted}; round {told[-1].round} is not: {told[-1].why_not}" if told else promoted
 
 
 def duration(seconds: float) -> str:
@@ -170,7 +208,9 @@ def _full_disk(folder: RunFolder, progress: Progress | None, wanted: Wanted | No
 
 
 def _missing(state: RoundState | None, at_work: Progress | None) -> list[MissingHospital]:
-    dropped: tuple[Dropped, ...] = state.history[-1].dropped if state else ()
+    dropped: tuple[Dropped, ...] = ()
+    if state and state.history:
+        dropped = state.history[-1].dropped
     found = {
         one.hospital: MissingHospital(
             hospital=one.hospital,

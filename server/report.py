@@ -1,24 +1,26 @@
 """The report of a run: report.json for other tools, report.html for people."""
 
 import base64
-import io
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from common.plan import FederationPlan
 from common.settings_file import Settings
-from common.updates import Note
+from server.held_back import HeldBack, held_back_scores
+from server.ledger import Ledger, forgetting_ledger, largest_losses, left_out_sentence
+from server.promotion import ReleaseGate, release_gate
+from server.report_plots import plot_curves, plot_losses, plot_matrix, to_png
 from server.round_state import RoundState
 from server.run_folder import RunFolder
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+# In the tables of the page; report.json has all.
+MOST_LINES = 12
 
 
 class SiteRow(Settings):
@@ -57,13 +59,20 @@ class LocalOnly(Settings):
 
 
 class Continual(Settings):
-    """`dice_matrix[stage][task]`: mean Dice of a task's test scans after a stage."""
+    """`dice_matrix[stage][task]`: mean Dice of a task's test scans after a stage.
+
+    `untrained`: that of the fresh weights of round 0, beside which `fwt` stands; none for the first
+    task, which no stage comes before.
+    """
 
     tasks: tuple[str, ...]
     dice_matrix: tuple[tuple[float | None, ...], ...]
     acc: float | None
     bwt: float | None
     forgetting: float | None
+    fwt: float | None = None
+    learning_accuracy: float | None = None
+    untrained: tuple[float | None, ...] = ()
 
 
 class PropagationScores(Settings):
@@ -121,7 +130,11 @@ class Seconds(Settings):
 
 
 class Report(Settings):
-    """All of report.json; the keys are stable because other tools read them."""
+    """All of report.json; the keys are stable because other tools read them.
+
+    `continual` is scored on test scans with full labels, `held_back` and `ledger` by the hospitals
+    on their own slices. Of the ledger's rows only those of which something was lost are here.
+    """
 
     scenario: str
     seed: int
@@ -133,6 +146,9 @@ class Report(Settings):
     local_only: tuple[LocalOnly, ...] = ()
     test_scans_left_out: int = 0
     continual: Continual | None
+    held_back: HeldBack | None = None
+    ledger: Ledger | None = None
+    release: ReleaseGate | None = None
     propagation: PropagationScores | None
     annotation: Annotation
     communication: Communication
@@ -232,6 +248,12 @@ def seconds_spent(state: RoundState, extra_s: float, *, in_turn: bool) -> Second
     return Seconds(total=total, wait=idle, aggregate=aggregated, **spent)
 
 
+def losses_of(plan: FederationPlan, state: RoundState) -> Ledger:
+    """The forgetting ledger without the rows of which nothing was lost."""
+    ledger = forgetting_ledger(plan, state)
+    return ledger.model_copy(update={"rows": ledger.losses})
+
+
 def federation_report(plan: FederationPlan, state: RoundState) -> Report:
     """What the coordinator of real hospitals can tell: nobody there has full labels to test on."""
     notes = {note.hospital: note for record in state.history for note in record.notes}
@@ -245,6 +267,9 @@ def federation_report(plan: FederationPlan, state: RoundState) -> Report:
         segmenter=None,
         student=None,
         continual=None,
+        held_back=held_back_scores(plan, state),
+        ledger=losses_of(plan, state),
+        release=release_gate(plan, state),
         propagation=None,
         annotation=Annotation(slices=painted, fraction_of_slices=None, rounds=1, minutes=None),
         communication=communication(state),
@@ -261,9 +286,7 @@ def write_report(
     overlays: Sequence[Picture],
 ) -> None:
     """Writes report.json and the self-contained report.html."""
-    pictures = [Picture("Learning curves", _to_png(plot_curves(plan, state)))]
-    if report.continual is not None:
-        pictures.append(Picture("Dice by stage and task", _to_png(plot_matrix(report.continual))))
+    ledger = forgetting_ledger(plan, state)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True)
     )
@@ -272,8 +295,12 @@ def write_report(
         report=report,
         plan=plan,
         dropped=dropped,
-        pictures=[(p.title, base64.b64encode(p.png).decode()) for p in pictures],
-        overlays=[(p.title, base64.b64encode(p.png).decode()) for p in overlays],
+        largest_losses=largest_losses(ledger),
+        left_out=[left_out_sentence(one) for one in ledger.left_out],
+        most_lines=MOST_LINES,
+        pictures=_encoded(_pictures(report, plan, state)),
+        heat=_encoded(_heat(plan, ledger)),
+        overlays=_encoded(overlays),
     )
     folder.report_html.write_text(page, encoding="utf-8")
     # Last, and whole or not there: it says that the run has ended.
@@ -282,69 +309,24 @@ def write_report(
     unfinished.replace(folder.report_json)
 
 
-def plot_curves(plan: FederationPlan, state: RoundState) -> "Figure":
-    """Held-back Dice per task and training loss per hospital, over the rounds."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, only for reports)
-
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    records = [*state.history, *([state.closing] if state.closing else [])]
-    for task in plan.tasks:
-        points = [
-            (record.round - (record is not state.closing), mean)
-            for record in records
-            if (mean := _mean_score(record.notes, task.name)) is not None
-        ]
-        left.plot(*zip(*points, strict=True), marker="o", ms=3, label=task.name) if points else None
-    left.set(xlabel="rounds trained", ylabel="Dice on held-back slices", ylim=(0, 1))
-    for name in sorted({note.hospital for r in state.history for note in r.notes}):
-        losses = [
-            (r.round, note.loss)
-            for r in state.history
-            for note in r.notes
-            if note.hospital == name and note.loss is not None and note.outcome != "self_learned"
-        ]
-        right.plot(*zip(*losses, strict=True), label=name) if losses else None
-    right.set(xlabel="round", ylabel="training loss")
-    for axes in (left, right):
-        for number in filter(plan.ends_stage, range(1, plan.num_rounds)):
-            axes.axvline(number + 0.5, color="0.8", lw=1, zorder=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8)
-    return figure
+def _pictures(report: Report, plan: FederationPlan, state: RoundState) -> list[Picture]:
+    pictures = [Picture("Learning curves", to_png(plot_curves(plan, state)))]
+    if report.continual is not None:
+        matrix = plot_matrix(report.continual.tasks, report.continual.dice_matrix)
+        pictures.append(Picture("Dice by stage and task", to_png(matrix)))
+    elif report.held_back is not None:
+        matrix = plot_matrix(report.held_back.tasks, report.held_back.mean.dice_matrix)
+        title = "Dice by stage and task on held-back slices, mean over hospitals"
+        pictures.append(Picture(title, to_png(matrix)))
+    return pictures
 
 
-def plot_matrix(continual: Continual) -> "Figure":
-    """The stage-by-task Dice matrix."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (as above)
-
-    size = len(continual.tasks)
-    figure = Figure(figsize=(1.3 * size + 2, 0.9 * size + 1.4), layout="constrained")
-    axes = figure.subplots()
-    values = [[value or 0.0 for value in row] for row in continual.dice_matrix]
-    axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
-    for stage, row in enumerate(continual.dice_matrix):
-        for task, value in enumerate(row):
-            text = "-" if value is None else f"{value:.3f}"
-            dark = value is not None and value > 0.55
-            axes.text(task, stage, text, ha="center", va="center", color="w" if dark else "k")
-    axes.set_xticks(range(size), continual.tasks)
-    axes.set_yticks(range(size), [f"after {task}" for task in continual.tasks])
-    return figure
+def _heat(plan: FederationPlan, ledger: Ledger) -> list[Picture]:
+    if not ledger.losses:
+        return []
+    return [Picture("Dice below the best so far", to_png(plot_losses(plan, ledger)))]
 
 
-def _mean_score(notes: Sequence[Note], task: str) -> float | None:
-    means = [
-        score.mean_dice
-        for note in notes
-        for score in note.scores
-        if score.task == task and score.mean_dice is not None
-    ]
-    return sum(means) / len(means) if means else None
-
-
-def _to_png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+def _encoded(pictures: Sequence[Picture]) -> list[tuple[str, str]]:
+    """Titles, and PNG as a page holds it."""
+    return [(one.title, base64.b64encode(one.png).decode()) for one in pictures]

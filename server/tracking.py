@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from common.plan import FederationPlan
+from server.promotion import judge_rounds, promoted_round
 from server.round_state import RoundRecord, RoundState
 from server.run_folder import RunFolder
 
@@ -71,6 +72,9 @@ class MlflowTracker:
         step = record.round + (state.closing is not None)
         for run_id in (self.run_id, self._stage_run(record)):
             self._log_metrics(run_id, record, step)
+        if self._plan.release.most_loss is not None:
+            promoted = promoted_round(judge_rounds(self._plan, state))
+            self._client.set_tag(self.run_id, "promoted_round", str(promoted or "none"))
         if self._plan.ends_stage(state.round) and state.closing is None:
             path = self._folder.checkpoints / f"round-{state.round:05d}" / "models.safetensors"
             self._client.log_artifact(self._stage_run(record), str(path), "models")
@@ -185,6 +189,7 @@ def _parameters(plan: FederationPlan) -> dict[str, str]:
         "propagation": plan.propagation.model_dump(),
         "correspondence": plan.correspondence.model_dump(),
         "annotation": plan.annotation.model_dump(),
+        "release": plan.release.model_dump(),
     }
     leaves = {
         f"{section}.{name}": str(value)

@@ -10,13 +10,15 @@ from client.annotation.annotator import annotated_refs
 from client.propagation.score import SpreadScore, score_spread
 from client.store.annotations import annotation_effort
 from client.store.label_maps import find_label_map, load_label_map
-from client.store.scans import list_scans, read_reference
+from client.store.scans import CatalogScan, list_scans, read_reference
 from client.store.store import Store
-from common.metrics import continual_scores
+from common.continual import continual_scores
 from common.networks.unet import SEGMENTER, STUDENT
 from common.plan import FederationPlan
 from common.updates import Arrays
 from server.checkpoints import read_state
+from server.held_back import held_back_scores
+from server.promotion import release_gate
 from server.report import (
     Annotation,
     Continual,
@@ -25,12 +27,14 @@ from server.report import (
     Report,
     communication,
     installed_versions,
+    losses_of,
     privacy_spent,
     seconds_spent,
     site_rows,
     write_report,
 )
 from server.round_state import RoundState
+from server.rounds import first_state
 from server.run_folder import RunFolder
 from simulations.engines import Engine
 from simulations.evaluate import CaseScores, TrainedModel, score_scans, summarise
@@ -42,10 +46,14 @@ from simulations.sites import ScansToTestOn
 
 @dataclass(frozen=True)
 class StageScores:
-    """The test scans after each stage: `segmenter[stage]`; the student after the last."""
+    """The test scans after each stage: `segmenter[stage]`; the student after the last.
+
+    `untrained`: those of tasks after the first by the fresh weights of round 0.
+    """
 
     segmenter: list[list[CaseScores]]
     student: list[CaseScores]
+    untrained: list[CaseScores]
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,14 @@ def score_stages(
 ) -> StageScores:
     """Scores the models that ended each stage on all test scans."""
     plan = scenario.plan
-    scans = test.scans
-    on_scan = counted(progress, "score test scans", len(scans) * (len(plan.tasks) + 1))
+    later_cases = {name for task in plan.tasks[1:] for name in test.case_names[task.name]}
+    later = [scan for scan in test.scans if scan.case in later_cases]
+    num_scans = len(test.scans) * (len(plan.tasks) + 1) + len(later)
+    on_scan = counted(progress, "score test scans", num_scans)
 
-    def score(arrays: Arrays, role: str) -> list[CaseScores]:
+    def score(
+        arrays: Arrays, role: str, scans: Sequence[CatalogScan] = test.scans
+    ) -> list[CaseScores]:
         model = TrainedModel(plan, arrays, role)
         in_voxels = scenario.spacing_is_placeholder
         return score_scans(test.store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
@@ -84,7 +96,8 @@ def score_stages(
         path = folder.checkpoints / f"round-{plan.last_round_of_stage(stage):05d}"
         segmenter.append(score(read_state(path, plan).arrays, SEGMENTER))
     segmenter.append(score(state.arrays, SEGMENTER))
-    return StageScores(segmenter, score(state.arrays, STUDENT))
+    untrained = score(first_state(plan).arrays, SEGMENTER, later)
+    return StageScores(segmenter, score(state.arrays, STUDENT), untrained)
 
 
 def build_report(results: RunResults, test: ScansToTestOn) -> Report:
@@ -109,9 +122,12 @@ def build_report(results: RunResults, test: ScansToTestOn) -> Report:
         student=models[STUDENT],
         test_scans_left_out=test.left_out,
         local_only=results.local_only,
-        continual=_continual(plan, results.stages.segmenter, test.case_names),
+        continual=_continual(plan, results.stages, test.case_names),
+        held_back=held_back_scores(plan, state),
+        ledger=losses_of(plan, state),
+        release=release_gate(plan, state),
         propagation=results.propagation,
-        annotation=_annotation(results.stores, plan),
+        annotation=count_annotation(results.stores, plan),
         communication=communication(state),
         privacy=privacy_spent(scenario.plan, state),
         time_s=seconds_spent(state, results.extra_s, in_turn=in_turn),
@@ -136,26 +152,35 @@ def keep_report(folder: RunFolder, report: Report, results: RunResults, test_sto
 
 def _continual(
     plan: FederationPlan,
-    stages: Sequence[Sequence[CaseScores]],
+    stages: StageScores,
     test_cases: dict[str, list[str]],
 ) -> Continual:
-    matrix = []
-    for cases in stages:
-        row = []
-        for task in plan.tasks:
-            classes, mine = plan.class_indexes(task), set(test_cases[task.name])
-            means = [case.mean_dice(classes) for case in cases if case.case in mine]
-            scored = [mean for mean in means if mean is not None]
-            row.append(float(np.mean(scored)) if scored else None)
-        matrix.append(tuple(row))
-    scores = continual_scores(matrix)
+    matrix = tuple(_row(plan, cases, test_cases) for cases in stages.segmenter)
+    untrained = (None, *_row(plan, stages.untrained, test_cases)[1:])
+    scores = continual_scores(matrix, untrained)
     return Continual(
         tasks=tuple(task.name for task in plan.tasks),
-        dice_matrix=tuple(matrix),
+        dice_matrix=matrix,
         acc=scores.acc,
         bwt=scores.bwt,
         forgetting=scores.forgetting,
+        fwt=scores.fwt,
+        learning_accuracy=scores.learning_accuracy,
+        untrained=untrained,
     )
+
+
+def _row(
+    plan: FederationPlan, cases: Sequence[CaseScores], test_cases: dict[str, list[str]]
+) -> tuple[float | None, ...]:
+    """Each task's mean Dice on its test scans."""
+    row = []
+    for task in plan.tasks:
+        classes, mine = plan.class_indexes(task), set(test_cases[task.name])
+        means = [case.mean_dice(classes) for case in cases if case.case in mine]
+        scored = [mean for mean in means if mean is not None]
+        row.append(float(np.mean(scored)) if scored else None)
+    return tuple(row)
 
 
 def score_spread_labels(stores: dict[str, Store], plan: FederationPlan) -> PropagationScores | None:
@@ -184,7 +209,8 @@ def score_spread_labels(stores: dict[str, Store], plan: FederationPlan) -> Propa
     )
 
 
-def _annotation(stores: dict[str, Store], plan: FederationPlan) -> Annotation:
+def count_annotation(stores: dict[str, Store], plan: FederationPlan) -> Annotation:
+    """What was painted at all hospitals, against the slices that show a class of their task."""
     slices, seconds, with_structure = 0, 0.0, 0
     for store in stores.values():
         painted, spent = annotation_effort(store)

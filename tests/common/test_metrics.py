@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.metrics import (
-    ContinualScores,
     StructureScore,
-    continual_scores,
     dice,
     hausdorff95_mm,
     mean_per_class,
@@ -139,58 +137,3 @@ def test_mean_per_class_is_over_the_cases_that_have_the_class() -> None:
     ]
     assert mean_per_class(cases) == {1: 0.25, 2: 0.25}
     assert mean_per_class([]) == {}
-
-
-def test_continual_scores_by_hand() -> None:
-    matrix = [
-        [0.9, 0.1, 0.0],
-        [0.95, 0.8, 0.2],
-        [0.6, 0.85, 0.7],
-    ]
-    scores = continual_scores(matrix)
-    assert scores.acc == pytest.approx((0.6 + 0.85 + 0.7) / 3)
-    assert scores.bwt == pytest.approx(((0.6 - 0.9) + (0.85 - 0.8)) / 2)
-    # The best of task 1 was 0.95 after stage 2; task 2 was never better than its 0.8 before.
-    assert scores.forgetting == pytest.approx(((0.95 - 0.6) + (0.8 - 0.85)) / 2)
-
-
-def test_one_task_has_nothing_to_forget() -> None:
-    assert continual_scores([[0.7]]) == ContinualScores(0.7, None, None)
-
-
-def test_holes_are_left_out() -> None:
-    matrix = [
-        [None, None, None],
-        [None, 0.8, None],
-        [0.5, 0.6, None],
-    ]
-    scores = continual_scores(matrix)
-    assert scores.acc == pytest.approx((0.5 + 0.6) / 2)
-    assert scores.bwt == pytest.approx(0.6 - 0.8)
-    assert scores.forgetting == pytest.approx(0.8 - 0.6)
-
-
-def test_a_hole_between_does_not_hide_the_best() -> None:
-    scores = continual_scores([[0.9, None, None], [None, 0.5, None], [0.4, 0.5, 0.3]])
-    assert scores.forgetting == pytest.approx(((0.9 - 0.4) + 0) / 2)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_holes_everywhere_leave_all_undefined(size: int) -> None:
-    assert continual_scores([[None] * size] * size) == ContinualScores(None, None, None)
-
-
-def test_a_stream_that_stopped_early_counts_the_stages_it_had() -> None:
-    # Two of three stages: only task 1 could be forgotten since it was learned.
-    scores = continual_scores([[0.9, 0.1, 0.0], [0.7, 0.8, 0.3]])
-    assert scores.bwt == pytest.approx(0.7 - 0.9)
-    assert scores.forgetting == pytest.approx(0.9 - 0.7)
-
-
-def test_rows_may_end_at_their_own_stage() -> None:
-    scores = continual_scores([[0.9], [0.7, 0.8]])
-    assert (scores.acc, scores.bwt, scores.forgetting) == pytest.approx((0.75, -0.2, 0.2))
-
-
-def test_no_stage_leaves_all_undefined() -> None:
-    assert continual_scores([]) == ContinualScores(None, None, None)

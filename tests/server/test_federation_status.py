@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from scored_rounds import scored_state
 
 from common.errors import CheckpointError
 from common.plan import FederationPlan
@@ -25,6 +26,7 @@ from server.run_folder import RunFolder
 from server.wanted import Wanted, alone, newest_round, read_wanted, write_wanted
 
 MakeState = Callable[..., RoundState]
+MakePlan = Callable[..., FederationPlan]
 
 
 @pytest.fixture
@@ -58,6 +60,56 @@ def test_what_the_noise_has_spent_is_told(
     last = state.history[-1].model_copy(update={"epsilon": 12.345})
     save_state(folder.checkpoints, replace(state, history=(state.history[0], last)), plan)
     assert "privacy: epsilon 12.3 spent" in _status(folder, plan)[1]
+
+
+def test_what_was_lost_is_told_where_it_is_more_than_noise(
+    folder: RunFolder, plan: FederationPlan
+) -> None:
+    rounds = [
+        {"north": {"task1": 0.75}, "south": {"task1": 0.75}},
+        {"north": {"task1": 0.5}, "south": {"task1": 0.625}},
+        {"north": {"task1": 0.74}, "south": {"task1": 0.76}},
+    ]
+    save_state(folder.checkpoints, scored_state(plan, rounds[:2], closed=False), plan)
+    status, text = _status(folder, plan)
+    told = [(row.hospital, row.loss) for row in status.losses]
+    assert told == [("north", 0.25), ("south", 0.125)]
+    sentence = "north lost 0.250 on task1 (0.750 in round 1, now 0.500 on 10 slices), and 1 more"
+    assert f"  lost: {sentence}; see the report's ledger" in text
+    assert status.release is None
+    assert "release" not in text
+    save_state(folder.checkpoints, scored_state(plan, rounds), plan)
+    status, text = _status(folder, plan)
+    assert (status.losses, status.finished) == ((), True)
+    assert "lost" not in text
+
+
+def test_the_gate_says_which_round_may_be_given_out(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan = make_plan((5,), release={"most_loss": 0.25})
+    folder = RunFolder(tmp_path / "gated")
+    folder.keep_plan(plan)
+
+    def told(*dice: float) -> str:
+        rounds = [{"north": {"task1": one}} for one in dice]
+        save_state(folder.checkpoints, scored_state(plan, rounds, closed=False), plan)
+        (line,) = [one for one in _status(folder, plan)[1].splitlines() if "release:" in one]
+        return line.strip()
+
+    assert told(0.75) == (
+        "release: round 1 is promoted; round 2 is not: not scored yet: its scores come with round 3"
+    )
+    # The newest round waits for its scores; that the one before was refused is the news.
+    assert told(0.75, 0.25).startswith("release: round 1 is promoted; round 2 is not: north lost")
+    assert told(0.75, 0.25, 0.75).startswith("release: round 3 is promoted; round 4 is not: not sc")
+
+
+def test_a_gate_that_let_nothing_pass_says_so(tmp_path: Path, make_plan: MakePlan) -> None:
+    plan = make_plan((5,), release={"most_loss": 0.25})
+    folder = RunFolder(tmp_path / "gated")
+    folder.keep_plan(plan)
+    save_state(folder.checkpoints, scored_state(plan, [{"north": {}}], closed=False), plan)
+    told = _status(folder, plan)[1]
+    assert "release: no round is promoted yet; round 2 is not: not scored" in told
 
 
 def test_a_run_that_ended_in_the_middle(

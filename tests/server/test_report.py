@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scored_rounds import scored_state
 
 from common.plan import FederationPlan
+from server.held_back import held_back_scores
+from server.promotion import release_gate
 from server.report import (
+    MOST_LINES,
     Annotation,
     Communication,
     Continual,
@@ -23,9 +27,9 @@ from server.report import (
     Report,
     SiteRow,
     communication,
+    federation_report,
     installed_versions,
-    plot_curves,
-    plot_matrix,
+    losses_of,
     privacy_spent,
     seconds_spent,
     site_rows,
@@ -60,6 +64,9 @@ def _report(state: RoundState, **changes: Any) -> Report:
             acc=0.5,
             bwt=-0.25,
             forgetting=0.25,
+            fwt=-0.125,
+            learning_accuracy=0.625,
+            untrained=(None, 0.125),
         ),
         propagation=PropagationScores(
             mean_dice=0.9,
@@ -74,6 +81,15 @@ def _report(state: RoundState, **changes: Any) -> Report:
         time_s=seconds_spent(state, 1.0, in_turn=True),
     )
     return report.model_copy(update=changes)
+
+
+def _of_hospitals(plan: FederationPlan, state: RoundState) -> dict[str, Any]:
+    """The parts of a report that hospitals' own scores make."""
+    return {
+        "held_back": held_back_scores(plan, state),
+        "ledger": losses_of(plan, state),
+        "release": release_gate(plan, state),
+    }
 
 
 def _in_voxels(scores: ModelScores) -> ModelScores:
@@ -98,6 +114,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.text += " "
         loading = ("src", "href", "srcset", "data", "action", "poster", "background")
         self.loaded += [value or "" for name, value in attributes if name in loading]
 
@@ -118,7 +135,7 @@ def test_report_json_comes_back_equal(
     tmp_path: Path, plan: FederationPlan, make_state: MakeState
 ) -> None:
     state = make_state(3, closed=True)
-    report = _report(state)
+    report = _report(state, **_of_hospitals(plan, state))
     folder, _ = _write(tmp_path, report, plan, state)
     text = folder.report_json.read_text(encoding="utf-8")
     assert Report.model_validate_json(text) == report
@@ -133,6 +150,19 @@ def test_report_json_comes_back_equal(
     )
     assert {"total", "train", "propagate", "wait", "aggregate"} <= set(values["time_s"])
     assert {"rounds", "bytes_up_per_site_round"} <= set(values["communication"])
+    assert {"tasks", "dice_matrix", "acc", "bwt", "forgetting", "fwt"} <= set(values["continual"])
+    assert {"hospitals", "mean", "lowest_acc"} <= set(values["held_back"])
+    assert {"rows", "left_out"} <= set(values["ledger"])
+    assert {"most_loss", "promoted_round", "refused"} <= set(values["release"])
+
+
+def test_a_report_from_before_the_ledger_is_still_read(make_state: MakeState) -> None:
+    report = _report(make_state(1))
+    values = report.model_dump(exclude={"held_back", "ledger", "release"})
+    for key in ("fwt", "learning_accuracy", "untrained"):
+        del values["continual"][key]
+    kept = Report.model_validate(values)
+    assert (kept.ledger, kept.release, kept.segmenter) == (None, None, report.segmenter)
 
 
 def test_the_page_loads_nothing_from_elsewhere(
@@ -192,6 +222,64 @@ def test_a_run_without_test_scans_has_a_page_too(
     page = _Page(text)
     assert "On test scans" not in page.text
     assert len(page.loaded) == 1
+
+
+def test_what_was_lost_and_what_may_be_given_out_is_on_the_page(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    plan = make_plan(release={"most_loss": 0.25})
+    rounds = [
+        {"a": {"task1": {"<i>head</i>": 1.0, "body": 0.75}}, "b": {"task1": (0.5, 2)}},
+        {"a": {"task1": {"<i>head</i>": 0.5, "body": 0.625}}, "b": {"task1": (0.5, 2)}},
+        {"a": {"task1": {"<i>head</i>": 0.75, "body": 0.75}}, "b": {"task1": (0.5, 2)}},
+    ]
+    state = scored_state(plan, rounds)
+    report = federation_report(plan, state)
+    folder, text = _write(tmp_path, report, plan, state)
+    page = _Page(text)
+    words = " ".join(page.text.split())
+    for expected in (
+        # Most lost, Dice before and after with the rounds, slices, classes, lost at the end.
+        "a task1 0.312 0.875 (1) → 0.562 (2) 10 <i>head</i> 0.500, body 0.125 0.125",
+        "b is not judged on task1: it has 2 slices, fewer than 4.",
+        "Round 3 is the newest that may be given out.",
+        "2 a lost 0.312 on task1 (0.875 in round 1, now 0.562 on 10 slices); the limit is",
+    ):
+        assert expected in words, expected
+    assert "i" not in page.tags
+    # Curves, the matrix of held-back slices, the picture of losses.
+    assert len(page.loaded) == 3
+    values = json.loads(folder.report_json.read_text(encoding="utf-8"))
+    assert values["release"]["promoted_round"] == 3
+    assert [row["round"] for row in values["ledger"]["rows"]] == [2, 3]
+    assert values["held_back"]["mean"]["dice_matrix"][0] == [(0.5625 + 0.5) / 2, None]
+
+
+def test_a_long_ledger_is_cut_on_the_page_and_whole_in_the_file(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    plan = make_plan(release={"most_loss": 0.25})
+    names = [f"h{number:02d}" for number in range(MOST_LINES + 3)]
+    rounds = [{name: {"task1": dice} for name in names} for dice in (1.0, 0.5)]
+    state = scored_state(plan, rounds)
+    folder, text = _write(tmp_path, federation_report(plan, state), plan, state)
+    words = " ".join(_Page(text).text.split())
+    assert words.count("1.000 (1) → 0.500 (2)") == MOST_LINES
+    assert "3 smaller ones are in report.json" in words
+    values = json.loads(folder.report_json.read_text(encoding="utf-8"))
+    assert len(values["ledger"]["rows"]) == len(names)
+
+
+def test_nothing_lost_and_nothing_scored_are_told_apart(
+    tmp_path: Path, plan: FederationPlan, make_state: MakeState
+) -> None:
+    steady = scored_state(plan, [{"a": {"task1": 0.5}}] * 3)
+    _, text = _write(tmp_path / "a", federation_report(plan, steady), plan, steady)
+    assert "No score on 4 held-back slices or more was below the best before it" in text
+    assert "the newest round, 3, may be given out" in text
+    silent = replace(make_state(1), round=0, history=())
+    _, text = _write(tmp_path / "b", federation_report(plan, silent), plan, silent)
+    assert "No hospital has scored a round" in text
 
 
 def test_what_hospitals_write_is_text_and_not_markup(
@@ -263,17 +351,6 @@ def test_self_learning_counts_as_no_training_on_labels(make_state: MakeState) ->
     assert (only.used, only.rounds_trained, only.scans) == (0, 0, 4)
 
 
-def test_the_loss_curves_leave_self_learning_out_and_a_line_marks_its_end(
-    make_plan: MakePlan, make_state: MakeState
-) -> None:
-    plan = make_plan(correspondence={"rounds": 1}, propagation={"candidates": ["correspondence"]})
-    _, right = plot_curves(plan, _with_self_learning(make_state(3))).axes
-    losses = {line.get_label(): list(line.get_xdata()) for line in right.lines[:2]}
-    assert losses == {"north": [2, 3], "south": [2, 3]}
-    # Self-learning ends with round 1 of 4, the first stage with round 3.
-    assert [line.get_xdata()[0] for line in right.lines[2:]] == [1.5, 3.5]
-
-
 def test_communication_by_hand(make_state: MakeState) -> None:
     expected = Communication(rounds=2, bytes_up_per_site_round=50, bytes_down_per_site_round=100)
     assert communication(make_state(2)) == expected
@@ -290,31 +367,6 @@ def test_seconds_by_hand(make_state: MakeState, in_turn: bool, idle: float) -> N
     assert spent.total == 10.0 + 2 * 6.25
     assert (spent.train, spent.score, spent.propagate) == (2 * 2 * 2.0, 2 * 2 * 0.5, 0.0)
     assert (spent.wait, spent.aggregate) == (2 * idle, 0.5)
-
-
-def test_curves_are_of_the_model_that_was_scored(
-    plan: FederationPlan, make_state: MakeState
-) -> None:
-    left, right = plot_curves(plan, make_state(3, closed=True)).axes
-    (dice,) = [line for line in left.lines if line.get_label() == "task1"]
-    # In round r hospitals score the model of r - 1 trained rounds; the closing scores end the line.
-    assert list(dice.get_xdata()) == [0, 1, 2, 3]
-    assert list(dice.get_ydata()) == [0.25, 0.5, 0.75, 0.75]
-    losses = {line.get_label(): list(line.get_ydata()) for line in right.lines[:2]}
-    assert losses == {"north": [1, 1 / 2, 1 / 3], "south": [1, 1 / 2, 1 / 3]}
-
-
-def test_the_matrix_shows_every_number() -> None:
-    matrix = Continual(
-        tasks=("a", "b"),
-        dice_matrix=((0.5, None), (0.25, 0.75)),
-        acc=0.5,
-        bwt=None,
-        forgetting=None,
-    )
-    (axes,) = plot_matrix(matrix).axes
-    found = {text.get_position(): text.get_text() for text in axes.texts}
-    assert found == {(0, 0): "0.500", (1, 0): "-", (0, 1): "0.250", (1, 1): "0.750"}
 
 
 def test_versions_name_what_bears_on_the_numbers() -> None:

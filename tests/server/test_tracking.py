@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scored_rounds import scored_state
 
 from common.plan import FederationPlan
 from common.updates import Note, TaskScore
@@ -194,6 +195,28 @@ def test_one_run_per_start_and_one_per_stage_below_it(
     assert points(start, "dice/task1/mean") == {(1, 0.25), (2, 0.5), (3, 0.75), (4, 0.75)}
     assert points(stages[0], "loss/south") == set(losses[:2])
     assert points(stages[1], "loss/south") == set(losses[2:])
+
+
+def test_the_promoted_round_is_a_tag_of_a_plan_with_a_gate(
+    folder: RunFolder, make_plan: MakePlan
+) -> None:
+    gated = make_plan((2,), release={"most_loss": 0.25})
+    rounds = [{"a": {"task1": one}} for one in (0.75, 0.25)]
+    _track(folder, gated, [scored_state(gated, [{"a": {}}], closed=False)])
+    ((start,), _) = _runs(folder, gated)
+    assert start.data.tags["promoted_round"] == "none"
+    assert start.data.params["release.most_loss"] == "0.25"
+    _track(folder, gated, [scored_state(gated, rounds)])
+    again = [run for run in _runs(folder, gated)[0] if run.info.run_id != start.info.run_id]
+    assert [run.data.tags["promoted_round"] for run in again] == ["1"]
+
+
+def test_a_plan_without_a_gate_has_no_such_tag(
+    folder: RunFolder, plan: FederationPlan, make_state: MakeState
+) -> None:
+    _track(folder, plan, [make_state(1)])
+    ((start,), _) = _runs(folder, plan)
+    assert "promoted_round" not in start.data.tags
 
 
 def test_a_changed_plan_is_another_experiment(
