@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from common.command_line import Format, run_commands
+from common.command_line import STOPPED, Format, run_commands
 from simulations.progress import bars_on_terminal
 
 if TYPE_CHECKING:
@@ -138,6 +138,69 @@ def propagation(
 
         draw_plots(comparison, plots)
     print(to_json(comparison) if output is Format.JSON else to_text(comparison))
+
+
+@app.command("compare")
+def compare_command(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name, a TOML file, or `generic`.")],
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Runs are kept here, and go on here if they were stopped; without: "
+            "runs/SCENARIO-compared."
+        ),
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(help="Names with commas (see --list); none: all that differ.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="How many draws of each arm and order.")] = 3,
+    orders: Annotated[str, typer.Option(help="given,reversed; none: both, if there are two.")] = "",
+    rounds: Annotated[
+        int | None, typer.Option(help="Of each task; none: the scenario's own.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of training in each round; none: the scenario's own.")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="So many runs at once, on Ray.")] = 1,
+    list_arms: Annotated[
+        bool, typer.Option("--list", help="Only say what the arms are, and which make no sense.")
+    ] = False,
+    json_file: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG plot to this file.")] = None,
+    output: OutputFormat = Format.TEXT,
+) -> None:
+    """Compare a scenario with itself in other arms, over seeds and both orders of its tasks."""
+    with bars_on_terminal() as progress:
+        from common.settings_file import parse_settings
+        from simulations.compare import CompareSettings, compare, describe_arms
+        from simulations.compare_table import to_json, to_text
+        from simulations.generic import choose_scenario
+
+        values = {
+            "arms": _words(arms),
+            "seeds": seeds,
+            "orders": _words(orders),
+            "rounds": rounds,
+            "steps": steps,
+        }
+        settings = parse_settings(CompareSettings, values, "the options")
+        chosen = choose_scenario(scenario, data)
+        if list_arms:
+            print(describe_arms(chosen, settings))
+            return
+        folder = out or Path("runs") / f"{chosen.name}-compared"
+        comparison = compare(chosen, data, folder, settings, at_once=parallel, progress=progress)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(to_json(comparison), encoding="utf-8")
+    if plot is not None:
+        from simulations.compare_plot import draw_plot
+
+        draw_plot(comparison, plot)
+    print(to_json(comparison) if output is Format.JSON else to_text(comparison))
+    if comparison.failures:
+        raise typer.Exit(STOPPED)
 
 
 @app.command()
