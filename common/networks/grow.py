@@ -5,7 +5,7 @@ background, which is what all scans so far took it for, so that its logit follow
 everywhere, and is lower by a constant: it wins nowhere, and the likeliest class of every voxel is
 what it was. After Cermelli et al., "Modeling the background for incremental learning in semantic
 segmentation" (CVPR 2020), who share the background's probability evenly; re-implementation after
-the published description. Fresh rows win somewhere at once, or are learnt late (docs/benchmarks.md).
+the published description. Fresh rows win somewhere at once, or are learnt late.
 """
 
 import math
