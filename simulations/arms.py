@@ -15,8 +15,8 @@ from simulations.scenario import Scenario
 Changed = Callable[[Scenario], Scenario]
 REFERENCE = "as-is"
 JOINT = "joint"
-# Alone, elastic weight consolidation and learning without forgetting are as strong as these.
-ELASTIC_WEIGHT, OLD_MODEL_WEIGHT = 100.0, 1.0
+# By themselves, elastic weight consolidation and learning without forgetting are as strong as this.
+ELASTIC_WEIGHT, OLD_MODEL_WEIGHT = 1e5, 1.0
 # What a plan says of each hospital, and one hospital in the place of all has that many times.
 PER_HOSPITAL = (
     ("training", "steps_per_round"),
@@ -112,16 +112,16 @@ def _joint(scenario: Scenario) -> Scenario:
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint")
 
 
-def _forgetful(**kept: float) -> Changed:
-    """Plain fine-tuning but for `kept` of what retains: no memory, what is old is background."""
+def _retained(old_classes: str, replay: dict[str, Any], **kept: float) -> Changed:
+    """Nothing but `kept` retains: no replay, by these settings, and no other help for old tasks."""
     nothing = {"replay_distillation": 0.0, "current_distillation": 0.0, "elastic_weight": 0.0}
 
     def changed(scenario: Scenario) -> Scenario:
         retention: dict[str, Any] = {**nothing, **kept}
         # Where all tasks have the same classes none is ever old, and nothing to be said about it.
         if len({frozenset(task.classes) for task in scenario.plan.tasks}) > 1:
-            retention["old_classes"] = "background"
-        return with_plan(scenario, {"replay": {"budget_scans": 0}, "retention": retention})
+            retention["old_classes"] = old_classes
+        return with_plan(scenario, {"replay": replay, "retention": retention})
 
     return changed
 
@@ -152,6 +152,7 @@ PAINTED: dict[str, Any] = {
     "propagation": {"candidates": ("patches",), "reach_slices": 0, "segmenter_from": None},
     "correspondence": {"rounds": 0},
 }
+NO_MEMORY = {"budget_scans": 0}
 NO_SYNTHESIS = {"synthesis": {"share": 0.0}}
 NO_PROTOTYPES = {"prototypes": {"weight": 0.0}}
 NO_PSEUDO_LABELS = {"pseudo_labels": {"weight": 0.0}}
@@ -175,17 +176,21 @@ ARMS = (
     ),
     Arm("fedavg", "FedAvg in place of the plan's strategy", _plan(strategy={"name": "FedAvg"})),
     Arm("fedprox", "FedProx in place of the plan's strategy", _plan(strategy={"name": "FedProx"})),
-    Arm("no-replay", "no memory of earlier tasks", _plan(replay={"budget_scans": 0})),
-    Arm("fine-tuning", "no memory, old classes are background, nothing retains", _forgetful()),
+    Arm("no-replay", "no memory of earlier tasks", _plan(replay=NO_MEMORY)),
+    Arm(
+        "fine-tuning",
+        "no memory, nothing retains, what was not looked for is background",
+        _retained("background", NO_MEMORY),
+    ),
     Arm(
         "ewc",
-        f"fine-tuning with elastic weights of {ELASTIC_WEIGHT:g}",
-        _forgetful(elastic_weight=ELASTIC_WEIGHT),
+        "no replay; weights held, by the Fisher information of the scans in memory",
+        _retained("merged", {"share": 0.0}, elastic_weight=ELASTIC_WEIGHT),
     ),
     Arm(
         "lwf",
-        "fine-tuning, held to the old model's outputs on the new scans",
-        _forgetful(current_distillation=OLD_MODEL_WEIGHT),
+        "no memory; outputs on the new scans held to the old model's",
+        _retained("merged", NO_MEMORY, current_distillation=OLD_MODEL_WEIGHT),
     ),
     Arm("no-old-model", "old classes are not taken from the old model", _without_old_model),
     Arm(

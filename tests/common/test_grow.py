@@ -92,6 +92,15 @@ def test_old_weights_stay_to_the_bit(make_plan: MakePlan, residual_units: int) -
     assert larger == (4 if residual_units == 0 else 8)
 
 
+def test_a_new_class_has_a_feature_of_its_own_from_the_seed(make_plan: MakePlan) -> None:
+    before, after = make_plan(0, 2), make_plan(1, 2)
+    fresh = networks_to_arrays(build_networks(after))
+    grown = grow_arrays(trained(before), fresh)
+    name = "segmenter/model.2.0.conv.weight"  # from features below to one channel per class
+    np.testing.assert_array_equal(grown[name][:, 3], fresh[name][:, 3])
+    assert not np.allclose(grown[name][:, 3], grown[name][:, 0])
+
+
 def test_nothing_grows_where_no_class_is_new(make_plan: MakePlan) -> None:
     plan = make_plan(0, 2)
     arrays = trained(plan)

@@ -122,11 +122,26 @@ def test_plain_fine_tuning_has_no_memory_and_calls_old_classes_background() -> N
         "current_distillation": 0,
         "elastic_weight": 0,
     }
-    for name, kept in (("ewc", "elastic_weight"), ("lwf", "current_distillation")):
-        other = arm_named(name, whole).plan
-        told = differences(plan, other)
-        assert told.startswith(f"retention.{kept} (0.0 there")
-        assert told.count(" there, ") == 1
+
+
+def test_ewc_and_lwf_retain_by_one_thing_each_and_replay_nothing() -> None:
+    whole = with_plan(drawn("hippocampus_classes"), EVERY_PART)
+    ewc, lwf = (arm_named(name, whole).plan for name in ("ewc", "lwf"))
+    assert ewc.retention.model_dump() == {
+        "old_classes": "merged",
+        "replay_distillation": 0,
+        "current_distillation": 0,
+        "elastic_weight": 1e5,
+    }
+    # Nothing is drawn from memory; it only tells which weights matter.
+    assert (ewc.replay.share, ewc.replay.budget_scans) == (0, whole.plan.replay.budget_scans)
+    assert lwf.retention.model_dump() == {
+        "old_classes": "merged",
+        "replay_distillation": 0,
+        "current_distillation": 1,
+        "elastic_weight": 0,
+    }
+    assert lwf.replay.budget_scans == 0
 
 
 def test_one_hospital_in_the_place_of_all_has_all_they_had(tmp_path: Path) -> None:
