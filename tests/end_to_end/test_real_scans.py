@@ -66,11 +66,7 @@ def test_hippocampus_stream_learns_from_one_slice_per_scan(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [
-        ("hippocampus_classes", "hippocampus"),
-        ("cardiac_vendors", "cardiac"),
-        ("cardiac_classes", "cardiac"),
-    ],
+    [("hippocampus_classes", "hippocampus"), ("cardiac_vendors", "cardiac")],
 )
 def test_the_other_scenarios_run_to_their_report(
     name: str, folder: str, real_scans: Path, tmp_path: Path
