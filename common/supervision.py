@@ -1,6 +1,5 @@
 """Keeps a machine's long-lived programs running, and ends them all when it is told to end."""
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -11,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from common.errors import ServiceError
+from common.file_lock import hold_file
 from common.log_reading import last_lines
 from common.processes import (
     Process,
@@ -342,9 +342,9 @@ class _Supervisor:
 
 @contextmanager
 def _only_supervisor(state_file: Path) -> Iterator[None]:
-    with state_file.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(hold_file(state_file.with_suffix(".lock"), wait=False))
         except BlockingIOError:
             raise ServiceError(
                 f"expected to be the only supervisor of {state_file.parent}, another one runs: "

@@ -4,7 +4,6 @@ A key is registered once and never again: the SuperLink does not take back a key
 a hospital that was revoked must not return with what it still has.
 """
 
-import fcntl
 import json
 import secrets
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Literal
 from pydantic import AwareDatetime, Field
 
 from common.errors import SettingsError
+from common.file_lock import hold_file
 from common.kit import InvitationId, JoinRequest, check_request_signature, key_fingerprint
 from common.plan import Name
 from common.settings_file import Settings, parse_settings
@@ -109,8 +109,7 @@ def changing_members(path: Path) -> Iterator[list[Members]]:
     One at a time: two commands at once must not lose each other's change.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold_file(path.with_suffix(".lock"), wait=True):
         before = read_members(path)
         held = [before]
         yield held

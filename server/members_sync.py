@@ -4,7 +4,6 @@ The SuperLink lists nodes by id and without their keys, so which key has which i
 It never takes a key again that it let go.
 """
 
-import fcntl
 import json
 import socket
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ServiceError
+from common.file_lock import hold_file
 from common.whole_file import write_whole
 from server.consortium import CONNECTION, Consortium
 from server.flower_control import call_flower, node_states
@@ -149,8 +149,7 @@ def _registered(consortium: Consortium) -> dict[str, Member]:
 def _alone(consortium: Consortium) -> Iterator[None]:
     """A command and the supervisor must not register the same key at once."""
     consortium.flower_home.mkdir(parents=True, exist_ok=True)
-    with consortium.nodes_file.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold_file(consortium.nodes_file.with_suffix(".lock"), wait=True):
         yield
 
 

@@ -1,14 +1,14 @@
 """Where a federation's run keeps what it leaves behind."""
 
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
 
 from common.errors import CheckpointError, SettingsError
+from common.file_lock import hold_file
 from common.plan import FederationPlan
 from common.settings_file import differences, read_settings
 
@@ -90,9 +90,9 @@ class RunFolder:
             CheckpointError: another server works on it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".server.lock").open("w", encoding="utf-8") as lock:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(hold_file(self.path / ".server.lock", wait=False))
             except BlockingIOError:
                 raise CheckpointError(
                     f"expected to be the only server that works on {self.path}, another one does: "

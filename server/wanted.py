@@ -1,6 +1,5 @@
 """What the coordinator wants of each federation, and how often it had to be started for that."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from common.errors import CheckpointError
+from common.file_lock import hold_file
 from common.settings_file import Settings
 from common.whole_file import write_whole
 from server.run_folder import RunFolder
@@ -77,8 +77,7 @@ def write_wanted(folder: RunFolder, wanted: Wanted) -> None:
 def alone(folder: RunFolder) -> Iterator[None]:
     """A command and the supervisor must not decide about the same run at once."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / ".wanted.lock").open("a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold_file(folder.path / ".wanted.lock", wait=True):
         yield
 
 
