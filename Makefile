@@ -27,21 +27,26 @@ faults: $(READY)
 bench: $(READY)
 	$(QUIET) $(BIN)/python -m simulations.bench engine
 	$(QUIET) $(BIN)/python -m simulations.bench_page
+	$(QUIET) $(BIN)/python -m simulations.bench_inference
 	$(QUIET) $(BIN)/python -m simulations.bench hospitals
 	$(QUIET) $(BIN)/python -m simulations.bench poisoning
 	$(QUIET) $(BIN)/python -m simulations.bench privacy
+	$(QUIET) $(BIN)/python -m simulations.bench memory
 	$(QUIET) $(BIN)/python -m simulations.bench_deployed rounds
 	$(QUIET) $(BIN)/python -m simulations.bench_deployed rounds --channels 900 --rounds 3
 	$(QUIET) $(BIN)/python -m simulations.bench_deployed kills
 	$(QUIET) $(BIN)/python -m simulations.bench speed --data "$(or $(DATA),../shared/data/hippocampus)"
+	$(QUIET) $(BIN)/python -m simulations.bench training --data "$(or $(DATA),../shared/data/hippocampus)"
 	$(QUIET) $(BIN)/oneslice simulate propagation --data "$(or $(DATA),../shared/data/hippocampus)" --plane sagittal --slice-choice oracle,representative --seeds 3
+	$(QUIET) $(BIN)/python -m simulations.bench late --data "$(or $(DATA),../shared/data/hippocampus)"
 	$(QUIET) $(BIN)/python -m simulations.bench poisoning --data "$(or $(DATA),../shared/data/hippocampus)"
 	$(QUIET) $(BIN)/python -m simulations.bench interactive --data "$(or $(DATA),../shared/data/hippocampus)"
 	$(QUIET) $(BIN)/python -m simulations.bench labels --data "$(or $(DATA),../shared/data/hippocampus)"
+	$(QUIET) $(BIN)/python -m simulations.bench students --data "$(or $(DATA),../shared/data/hippocampus)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,simulation,dicom,dp]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,simulation,dicom,dp,export]"
 	touch $(READY)
 
 clean:

@@ -12,6 +12,7 @@ from client.desk_cli import add_desk
 from client.join_cli import add_join
 from client.node_cli import add_node
 from client.page_cli import add_page
+from client.predict_cli import add_predict
 from common.command_line import Format, run_commands
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ add_desk(app)
 add_page(app)
 add_node(app)
 add_join(app)
+add_predict(app)
 
 
 def run(arguments: Sequence[str], prog_name: str) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from client.store.rounds import Memory, kept_replies, load_state
+from client.store.rounds import Memory, kept_models, load_state
 from client.store.store import Store
 from common.networks.unet import SEGMENTER
 from common.plan import FederationPlan
@@ -23,7 +23,7 @@ def load_current_model(store: Store, plan: FederationPlan) -> CurrentModel | Non
 
     A round in which it abstained, or taught the correspondence network alone, left none.
     """
-    for number, reply in kept_replies(store, plan.federation):
+    for number, reply in kept_models(store, plan.federation):
         arrays = {
             name: array
             for name, array in decode_update(reply).arrays.items()

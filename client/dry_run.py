@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from client.local_round import Hospital, answer_or_raise
 from client.store.audit import newest_row
 from client.store.lock import among_others
-from client.store.rounds import kept_replies, latest_round
+from client.store.rounds import kept_models, latest_round
 from client.store.store import Store
 from client.store.trial_copy import trial_copy
 from common.errors import SettingsError
@@ -72,6 +72,6 @@ def _stand_in(store: Store, plan: FederationPlan, number: int) -> Arrays:
     if plan.correspondence.rounds > 0:
         network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
         arrays |= networks_to_arrays({CORRESPONDENCE: network})
-    for _, reply in reversed(list(kept_replies(store, plan.federation))):
+    for _, reply in reversed(list(kept_models(store, plan.federation))):
         arrays |= decode_update(reply).arrays
     return trained_in(plan, number, arrays) if plan.is_self_learning(number) else arrays

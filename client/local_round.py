@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,7 @@ from client.store.annotations import latest_annotations
 from client.store.audit import FAILED, newest_row, write_audit
 from client.store.local_names import local_names
 from client.store.lock import among_others
+from client.store.received_models import keep_received
 from client.store.rounds import (
     commit_round,
     find_reply,
@@ -65,6 +66,7 @@ from client.store.rounds import (
 )
 from client.store.scans import list_scans, load_scan
 from client.store.store import Store
+from client.store.uses import Uses
 from common.errors import OneSliceError, VersionError
 from common.networks.unet import SEGMENTER, build_networks, load_arrays
 from common.plan import FederationPlan
@@ -80,6 +82,7 @@ from common.updates import (
     encode_update,
     trained_in,
 )
+from common.wire import from_wire, to_wire
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +151,11 @@ def answer_or_raise(hospital: Hospital, data: bytes) -> bytes:
         note = Note(
             hospital=store.hospital, outcome="greeted", round=request.round, label_names=names
         )
-        return let_out(store, LocalUpdate({}, note), arrays, request.plan.federation)
+        return let_out(store, LocalUpdate({}, note), arrays, request.plan)
     try:
         with among_others(store):
+            # First: whether or not it takes part, a hospital may predict with what came.
+            keep_received(store, request, arrays)
             terms = admit(store, request, arrays, policy, datetime.now())
             return _answer_round(hospital, data, terms)
     except (NotAllowedError, OutOfTimeError) as error:
@@ -162,20 +167,25 @@ def _answer_round(hospital: Hospital, data: bytes, terms: Terms) -> bytes:
     store, plan = hospital.store, request.plan
     if request.action == "score":
         scored = score_round(hospital, request, arrays, terms)
-        return let_out(store, scored, arrays, plan.federation)
+        return let_out(store, scored, arrays, plan)
     asked = trained_in(plan, request.round, arrays)
     digest = hashlib.sha256(data).hexdigest()
     stored = find_reply(store, plan.federation, request.round, digest)
     if stored is not None:
-        return let_out(store, decode_update(stored), asked, plan.federation)
+        return let_out(store, decode_update(stored), asked, plan)
     check_not_too_often(store, plan, terms.policy)
     if plan.is_self_learning(request.round):
         result = learn_round(store, request, arrays, choose_device(hospital.device), terms)
     else:
         old = find_old_model(store, request, arrays, digest)
         result = train_round(hospital, request, arrays, terms, old)
-    reply = let_out(store, result.update, asked, plan.federation)
-    commit_round(store, result.state, digest, reply, result.uses)
+    leaving = to_wire(result.update.arrays, asked, plan.wire)
+    reply = let_out(store, replace(result.update, arrays=leaving), asked, plan)
+    models = None
+    if plan.wire != "float32":
+        sent = decode_update(reply)
+        models = encode_update(replace(sent, arrays=from_wire(sent.arrays, asked, plan.wire)))
+    commit_round(store, result.state, digest, reply, result.uses, models)
     return reply
 
 
@@ -190,7 +200,7 @@ def _stay_out(store: Store, request: RoundRequest, error: OneSliceError) -> byte
     note = Note(
         hospital=store.hospital, outcome="abstained", reason=NOT_ALLOWED, round=request.round
     )
-    return let_out(store, LocalUpdate({}, note), {}, request.plan.federation)
+    return let_out(store, LocalUpdate({}, note), {}, request.plan)
 
 
 def score_round(
@@ -244,8 +254,9 @@ def train_round(
     learned_from = clock.each_in_time((*material.current, *material.remembered))
     join_segmenter(maker, segmenter, learned_from, number, request.held_back_dice)
     joined = time.perf_counter()
-    trained = train_models(store, request, material, learners, device, clock)
-    after = remember(store, plan, before, material, number, hardness)
+    trained = train_models(store, request, material, learners, device, clock, before.own_networks)
+    remembered = remember(store, plan, before, material, number, hardness)
+    after = replace(remembered, own_networks=trained.own_networks)
     seconds = {
         "propagate": propagated - started + joined - scored,
         "score": scored - propagated,
@@ -262,13 +273,17 @@ def train_round(
     to_send = {} if material.outcome == "abstained" else learners.to_arrays()
     if trained.stopped_early:
         note = note.model_copy(update={"reason": STOPPED_EARLY})
-    uses = {
+    return RoundResult(LocalUpdate(to_send, note), after, _uses(material, labelled))
+
+
+def _uses(material: Material, labelled: Labelled) -> Uses:
+    """What each scan served for: whoever withdraws one learns which models it is in."""
+    return {
         "trained": material.current,
         "replayed": material.remembered,
         "taught": material.unannotated,
         "scored": labelled.held_back_scans,
     }
-    return RoundResult(LocalUpdate(to_send, note), after, uses)
 
 
 def ask_for_slices(

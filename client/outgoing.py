@@ -9,10 +9,12 @@ from client.store.audit import SENDING, write_audit
 from client.store.store import Store
 from common.clipping import clip_update, update_norm
 from common.errors import BadReplyError, EgressError
+from common.plan import FederationPlan, Wire
 from common.updates import Arrays, LocalUpdate, Note, check_arrays, encode_update
+from common.wire import ROUNDING, from_wire, to_wire
 
 
-def let_out(store: Store, update: LocalUpdate, asked: Arrays, federation: str) -> bytes:
+def let_out(store: Store, update: LocalUpdate, asked: Arrays, plan: FederationPlan) -> bytes:
     """The reply as bytes, after the checks and the entry in the audit log.
 
     Numbers that the hospital's policy keeps back are taken out first, and a model that moved
@@ -20,10 +22,10 @@ def let_out(store: Store, update: LocalUpdate, asked: Arrays, federation: str) -
 
     Args:
         store: the hospital's.
-        update: what is to leave.
+        update: what is to leave, its tensors as the plan has them travel.
         asked: those of the tensors that came which the round trains; a model that leaves has the
-            same names, shapes, dtypes.
-        federation: for which it is; the audit log tells.
+            same names and shapes, and whoever takes it reads the same dtypes.
+        plan: for which it is; the audit log tells.
 
     Raises:
         EgressError: a tensor or a number is not one that may leave; nothing has left.
@@ -32,21 +34,34 @@ def let_out(store: Store, update: LocalUpdate, asked: Arrays, federation: str) -
     update = LocalUpdate(update.arrays, policy.let_through(update.note))
     try:
         Note.model_validate(update.note.model_dump())
-        if update.arrays:
-            check_arrays(update.arrays, asked)
+        model = from_wire(update.arrays, asked, plan.wire)
+        if model:
+            check_arrays(model, asked)
     except (ValidationError, BadReplyError) as error:
         raise EgressError(f"this reply may not leave: {error}") from error
     if policy.most_update_norm is not None:
-        clipped = clip_update(update.arrays, asked, policy.most_update_norm)
-        update = LocalUpdate(clipped, update.note)
+        brought_back = _bring_back(update.arrays, model, asked, policy.most_update_norm, plan.wire)
+        update = LocalUpdate(brought_back, update.note)
     if not policy.allows_networks(update.arrays):
         raise EgressError(
             f"this reply may not leave: it holds other networks than {list(policy.networks)}, "
             "which the hospital's policy lets leave"
         )
     data = encode_update(update)
-    _note_that_it_leaves(store, federation, update, data, update_norm(update.arrays, asked))
+    norm = update_norm(from_wire(update.arrays, asked, plan.wire), asked)
+    _note_that_it_leaves(store, plan.federation, update, data, norm)
     return data
+
+
+def _bring_back(
+    leaving: Arrays, model: Arrays, asked: Arrays, largest_norm: float, wire: Wire
+) -> Arrays:
+    """What leaves of the model, not further from what was asked than `largest_norm`."""
+    if update_norm(model, asked) <= largest_norm:
+        return leaving
+    # Rounded once more it may be longer again, and what is sent anew would be shortened anew.
+    shorter = largest_norm * (1 - ROUNDING[wire])
+    return to_wire(clip_update(model, asked, shorter), asked, wire)
 
 
 def _note_that_it_leaves(

@@ -108,7 +108,8 @@ def choose_material(
     """
     allowed = set(labelled.training)
     pseudo = plan.few_labels.pseudo_labels
-    uses_images = pseudo.weight > 0 and pseudo.unannotated > 0
+    teaches = pseudo.weight > 0 and pseudo.unannotated > 0
+    uses_images = teaches or plan.distillation.uses_pairs
     for task in reversed(plan.tasks[: stage + 1]):
         scans = labelled.training.get(task.name, [])
         is_open = state.tasks_trained.get(task.name, stage) == stage

@@ -15,8 +15,9 @@ from client.learning.batches import Batch, draw_batches
 from client.learning.examples import Example
 from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.learning.train import learning_rate_at
-from client.learning.train_models import LossTerm, stay_near, train_segmenter, train_student
+from client.learning.train_models import LossTerm, stay_near, train_segmenter
 from client.retention import labels_to_learn, retain
+from client.round_distillation import StudentRound, learn_student
 from client.round_material import Material
 from client.store.label_maps import load_label_map
 from client.store.scans import load_scan
@@ -56,11 +57,15 @@ class Learners:
 
 @dataclass(frozen=True)
 class Trained:
-    """Mean losses of the two networks, and whether the time was over before all steps were done."""
+    """Mean losses of the two networks, and whether the time was over before all steps were done.
+
+    `own_networks`: those that the hospital keeps to itself, as they are now.
+    """
 
     loss: float | None = None
     student_loss: float | None = None
     stopped_early: bool = False
+    own_networks: bytes = b""
 
 
 def load_learners(plan: FederationPlan, arrays: Arrays, old: Arrays | None) -> Learners:
@@ -71,23 +76,25 @@ def load_learners(plan: FederationPlan, arrays: Arrays, old: Arrays | None) -> L
     return Learners(networks, old, embedding.get(EMBEDDING))
 
 
-def train_models(
+def train_models(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
     store: Store,
     request: RoundRequest,
     material: Material,
     learners: Learners,
     device: torch.device,
     clock: RoundClock = NO_LIMIT,
+    own_networks: bytes = b"",
 ) -> Trained:
     """Trains the segmenter, then the student on it, in place.
 
-    Where time is short, each gets the share of it that it has of the steps.
+    Where time is short, each gets the share of it that it has of the steps. `own_networks` as they
+    were after the round before.
 
     Raises:
         OutOfTimeError: there was none for the segmenter's first step.
     """
     if material.outcome == "abstained":
-        return Trained()
+        return Trained(own_networks=own_networks)
     plan, networks = request.plan, learners.networks
 
     @cache
@@ -103,7 +110,8 @@ def train_models(
 
     rate = learning_rate_at(plan.training, plan.share_of_stage_done(request.round))
     steps, student_steps = plan.training.steps_per_round, plan.training.student_steps_per_round
-    own_clock = clock.share(steps / (steps + student_steps))
+    others = student_steps + plan.distillation.own_steps
+    own_clock = clock.share(steps / (steps + others))
     drawn, terms = _to_learn(
         store, request, material, learners, load, batches(SEGMENTER, steps), device
     )
@@ -120,15 +128,9 @@ def train_models(
     if loss is None:
         clock.check()
     stopped_early = own_clock.is_over
-    student_loss = train_student(
-        networks[STUDENT],
-        networks[SEGMENTER],
-        clock.until_over(batches(STUDENT, student_steps)),
-        plan.training,
-        learning_rate=rate,
-        device=device,
-    )
-    return Trained(loss, student_loss, stopped_early or clock.is_over)
+    here = StudentRound(store, request, material, load, own_networks, device, clock)
+    student_loss, own_networks = learn_student(here, networks, batches(STUDENT, student_steps))
+    return Trained(loss, student_loss, stopped_early or clock.is_over, own_networks)
 
 
 def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)

@@ -20,7 +20,7 @@ from common.errors import SettingsError, StoreError
 
 PATIENCE_S = 10.0
 # Rows that are made again when they are missing; all others hold what somebody gave or painted.
-MADE_AGAIN = {"label_maps", "correspondence"}
+MADE_AGAIN = {"label_maps", "correspondence", "own_networks"}
 RESTORE = "restore the whole folder from a backup, the catalog and the arrays together"
 Progress = Callable[[Iterable[str]], Iterable[str]]
 

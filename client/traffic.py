@@ -1,5 +1,6 @@
 """What a plan makes a hospital send: how many tensors and numbers, how large, how often."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,8 +8,9 @@ import torch
 from common.networks.correspondence import CorrespondenceNetwork
 from common.networks.embedding import build_embedding
 from common.networks.unet import SEGMENTER, STUDENT, build_unet
-from common.plan import FederationPlan
+from common.plan import FederationPlan, Wire
 from common.updates import CORRESPONDENCE
+from common.wire import HALF
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,29 @@ class NetworkTraffic:
 
 def traffic_of(plan: FederationPlan) -> tuple[NetworkTraffic, ...]:
     """What leaves in the rounds of a plan, network by network; nothing is computed or allocated."""
+    return tuple(
+        NetworkTraffic(
+            name,
+            len(tensors),
+            sum(tensor.numel() for tensor in tensors),
+            sum(tensor.numel() * _bytes_per_number(tensor, plan.wire) for tensor in tensors),
+            rounds,
+        )
+        for name, tensors, rounds in _networks(plan)
+    )
+
+
+def message_bytes(plan: FederationPlan) -> int:
+    """What the tensors of the largest message to a hospital weigh: all networks together."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for _, tensors, _ in _networks(plan)
+        for tensor in tensors
+    )
+
+
+def _networks(plan: FederationPlan) -> Iterator[tuple[str, list[torch.Tensor], int]]:
+    """Each network's tensors, and in how many rounds they leave."""
     learning = max(plan.correspondence.rounds - plan.begins_after, 0)
     later = plan.num_rounds - plan.begins_after - learning
     sizes = {"in_channels": plan.channels, "num_classes": plan.num_classes}
@@ -36,20 +61,9 @@ def traffic_of(plan: FederationPlan) -> tuple[NetworkTraffic, ...]:
         if plan.correspondence.rounds > 0:
             own = CorrespondenceNetwork(plan.channels, plan.correspondence)
             networks.append((CORRESPONDENCE, own, learning))
-    return tuple(_traffic(name, network, rounds) for name, network, rounds in networks)
+    for name, network, rounds in networks:
+        yield name, list(network.state_dict().values()), rounds
 
 
-def message_bytes(plan: FederationPlan) -> int:
-    """What the tensors of the largest message of a plan weigh: all its networks together."""
-    return sum(one.num_bytes for one in traffic_of(plan))
-
-
-def _traffic(name: str, network: torch.nn.Module, rounds: int) -> NetworkTraffic:
-    tensors = list(network.state_dict().values())
-    return NetworkTraffic(
-        name,
-        len(tensors),
-        sum(tensor.numel() for tensor in tensors),
-        sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        rounds,
-    )
+def _bytes_per_number(tensor: torch.Tensor, wire: Wire) -> int:
+    return HALF.itemsize if wire == "float16-deltas" else tensor.element_size()

@@ -10,7 +10,7 @@ OneSliceError
 ├── EgressError          an outgoing message holds something that may not leave the hospital
 ├── BadReplyError        a hospital's reply fails the coordinator's checks; it is dropped by name
 ├── QuorumError          too few hospitals answered
-├── ReleaseError         the plan's release gate keeps a round back
+├── ReleaseError         the release gate keeps a round back, or a release cannot be used
 ├── ServiceError         a supervised program, or what it needs, is not as it must be
 └── CheckpointError      a run folder cannot be resumed or evaluated
 """
@@ -71,7 +71,7 @@ class QuorumError(OneSliceError):
 
 
 class ReleaseError(OneSliceError):
-    """A round's models may not be given out: the plan's release gate keeps them back."""
+    """The plan's release gate keeps a round's models back, or a release cannot be used."""
 
 
 class ServiceError(OneSliceError):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.settings_file import Settings
 
@@ -144,6 +144,49 @@ class FewLabels(Settings):
     synthesis: Synthesis = Synthesis()
     prototypes: Prototypes = Prototypes()
     pseudo_labels: PseudoLabels = PseudoLabels()
+
+
+class Distillation(Settings):
+    """What the student learns from; the weights of the terms of its loss, 0 switches one off.
+
+    `soft_predictions`: the segmenter's probabilities on the patches of a round. `labels`: what
+    their labels say. `pairs`: the labels of scans that registration warped onto other scans, image
+    and label together. `hint`: the features, on these, of a teacher that rebuilds the other scan;
+    it rises from 0 over `hint_ramp_share` of a stage, and counts where the warped scan is within
+    `hint_within` of the other (scans have a deviation of 1).
+
+    The student's learning rate is the segmenter's times `learning_rate_factor`: a small network
+    without residuals wants a larger one. A hospital's registration network trains
+    `registration_steps` a round, its teacher as long as the student.
+    """
+
+    soft_predictions: float = Field(default=1.0, ge=0, le=100)
+    labels: float = Field(default=0.0, ge=0, le=100)
+    pairs: float = Field(default=0.0, ge=0, le=100)
+    hint: float = Field(default=0.0, ge=0, le=100)
+    hint_within: float = Field(default=0.5, gt=0)
+    hint_ramp_share: float = Field(default=0.2, gt=0, le=1)
+    registration_steps: int = Field(default=8, ge=0, le=100_000)
+    learning_rate_factor: float = Field(default=1.0, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Distillation":
+        if not (self.soft_predictions or self.labels or self.pairs):
+            raise ValueError(
+                "the student has nothing to learn its classes from: expected one of "
+                "soft_predictions, labels and pairs above 0"
+            )
+        return self
+
+    @property
+    def uses_pairs(self) -> bool:
+        """Whether scans are warped onto each other, and a hospital keeps networks for that."""
+        return self.pairs > 0 or self.hint > 0
+
+    @property
+    def own_steps(self) -> int:
+        """How many steps of a round train the registration network."""
+        return self.registration_steps if self.uses_pairs else 0
 
 
 class Release(Settings):

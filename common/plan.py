@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from common.learning_settings import FewLabels, Release, Replay, Retention, Share, Training
+from common.learning_settings import (
+    Distillation,
+    FewLabels,
+    Release,
+    Replay,
+    Retention,
+    Share,
+    Training,
+)
 from common.printable import PRINTABLE
 from common.privacy import Privacy
 from common.random_streams import stream_seed
@@ -19,6 +27,7 @@ LabelName = Annotated[str, Field(pattern=f"^{PRINTABLE}{{1,64}}$")]
 Stride = Annotated[int, Field(ge=1, le=4)]
 SliceChoice = Literal["centre", "random", "spread", "representative", "cohort", "doubt", "every"]
 Candidate = Literal["patches", "correspondence", "registration"]
+Wire = Literal["float32", "float16-deltas"]
 
 
 class Label(Settings):
@@ -176,7 +185,8 @@ class FederationPlan(Settings):
     """Everything that hospitals and the coordinator agree on.
 
     With `extends` it goes on from an earlier federation: with its models, its rounds and what
-    hospitals remember of it. `common/plan_growth.py` says what may be different.
+    hospitals remember of it. `common/plan_growth.py` says what may be different. `wire`: hospitals
+    send models as they are, or what a round changed in half precision (`common/wire.py`).
     """
 
     name: Name
@@ -194,9 +204,11 @@ class FederationPlan(Settings):
     replay: Replay = Replay()
     retention: Retention = Retention()
     few_labels: FewLabels = FewLabels()
+    distillation: Distillation = Distillation()
     release: Release = Release()
     strategy: StrategySettings = StrategySettings()
     privacy: Privacy = Privacy()
+    wire: Wire = "float32"
     limits: Limits
 
     @model_validator(mode="after")
@@ -359,6 +371,12 @@ def _check_privacy(plan: FederationPlan) -> None:
         raise ValueError(
             "propagation.segmenter_from needs the hospitals' scores at every hospital, and no "
             "noise covers those: leave it out, or privacy.noise_multiplier"
+        )
+    if plan.wire != "float32":
+        raise ValueError(
+            "the epsilon of privacy.noise_multiplier is reckoned for updates as hospitals trained "
+            f'them, and wire = "{plan.wire}" rounds them first: set wire = "float32", or leave out '
+            "privacy.noise_multiplier"
         )
     if plan.few_labels.prototypes.weight > 0:
         raise ValueError(

@@ -6,7 +6,7 @@ import re
 from common.errors import VersionError
 
 SOFTWARE = importlib.metadata.version("oneslice")
-PROTOCOL = 4
+PROTOCOL = 5
 _VERSION = r"[0-9A-Za-z.+!-]{1,32}"
 
 

@@ -20,7 +20,7 @@ FederationName = Annotated[str, typer.Argument(metavar="NAME", help="The federat
 
 def add_federation(app: typer.Typer) -> None:
     """Puts these commands among a coordinator's others."""
-    for command in (up, down, start, stop, resume, status, logs, promote):
+    for command in (up, down, start, stop, resume, status, logs, promote, export):
         app.command()(command)
     app.command("proxy-config")(proxy_config)
 
@@ -151,11 +151,46 @@ def promote(
     consortium: ConsortiumFolder = DEFAULT_CONSORTIUM,
 ) -> None:
     """Put a round's models and their card where they can be given out, if the gate lets it pass."""
+    from server.model_registry import crown
     from server.promoted_models import promote as write_models
     from server.promoted_models import promotion_text
 
-    done = write_models(_find_run(consortium, name), number, despite_losses=despite_losses)
+    folder = _find_run(consortium, name)
+    done = write_models(folder, number, despite_losses=despite_losses)
+    done = done.model_copy(update={"registry": crown(folder, done)})
     print(done.model_dump_json(indent=2) if output is Format.JSON else promotion_text(done))
+
+
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A federation; also the folder of any run.")
+    ],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    number: Annotated[
+        int | None,
+        typer.Option("--round", help="That promoted round; not given: the highest."),
+    ] = None,
+    output: OutputFormat = Format.TEXT,
+    consortium: ConsortiumFolder = DEFAULT_CONSORTIUM,
+) -> None:
+    """Write a promoted round as MONAI Bundles and ONNX files, with a model card."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    folder = _find_run(consortium, name)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("load PyTorch", total=None)
+        from server.exported_models import NUM_STEPS, export_text
+        from server.exported_models import export as write_models
+
+        progress.update(bar, total=NUM_STEPS + 1)
+        done = write_models(
+            folder,
+            number,
+            out,
+            lambda step: progress.update(bar, description=step, advance=1),
+        )
+    print(done.model_dump_json(indent=2) if output is Format.JSON else export_text(done))
 
 
 def proxy_config(consortium: ConsortiumFolder = DEFAULT_CONSORTIUM) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from common.errors import CheckpointError, ReleaseError
 from common.plan import FederationPlan
 from common.printable import printable
+from common.released_models import MODELS, RECORD, write_release
 from common.settings_file import Settings
 from common.updates import TaskScore
 from common.version import SOFTWARE
 from common.whole_file import write_whole
-from server.checkpoints import MODELS, load_state, read_state
+from server.checkpoints import load_state, read_state
 from server.ledger import LedgerRow, LeftOut, forgetting_ledger, left_out_sentence
 from server.promotion import Verdict, judge_rounds, promoted_round
 from server.round_state import RoundState
@@ -43,15 +44,19 @@ class ModelCard(Settings):
 
 
 class PromotedModels(Settings):
-    """A folder with models.safetensors and card.json; `is_new` if they were not there before."""
+    """A release's folder, which also has card.json; `is_new` if it was not there before.
+
+    `registry`: what MLflow's registry was told.
+    """
 
     folder: Path
     card: ModelCard
     is_new: bool
+    registry: str = ""
 
 
 def promote(folder: RunFolder, number: int | None, *, despite_losses: bool) -> PromotedModels:
-    """Writes a round's models and their card to `folder`/promoted/round-00012.
+    """Writes a round's release and its card to `folder`/promoted/round-00012.
 
     A round that was given out before is left as it is: its card says what was known then.
 
@@ -71,21 +76,26 @@ def promote(folder: RunFolder, number: int | None, *, despite_losses: bool) -> P
     verdicts = judge_rounds(plan, state)
     verdict = _choose(plan, verdicts, number, despite_losses=despite_losses)
     target = folder.promoted / f"round-{verdict.round:05d}"
-    if (target / CARD).exists():
-        text = (target / CARD).read_text(encoding="utf-8")
-        card = ModelCard.model_validate_json(text)
-        return PromotedModels(folder=target, card=card, is_new=False)
-    models = _read_models(folder, plan, verdict.round)
-    card = _card(plan, state, verdict, verdicts)
     try:
-        write_whole(target / MODELS, models)
-        # Last: it says that the models beside it are whole.
+        if (target / CARD).exists():
+            return _promoted_before(target, plan, verdict.round)
+        models = _read_models(folder, plan, verdict.round)
+        card = _card(plan, state, verdict, verdicts)
+        write_release(target, models, plan, verdict.round)
+        # Last: it says that what lies beside it is whole.
         write_whole(target / CARD, card.model_dump_json(indent=2))
     except OSError as error:
         raise CheckpointError(
             f"{target} cannot be written ({error.strerror}): mend that and run the command again"
         ) from error
     return PromotedModels(folder=target, card=card, is_new=True)
+
+
+def _promoted_before(target: Path, plan: FederationPlan, number: int) -> PromotedModels:
+    if not (target / RECORD).exists():  # given out by a version that wrote none
+        write_release(target, (target / MODELS).read_bytes(), plan, number)
+    card = ModelCard.model_validate_json((target / CARD).read_text(encoding="utf-8"))
+    return PromotedModels(folder=target, card=card, is_new=False)
 
 
 def promotion_text(done: PromotedModels) -> str:
@@ -98,6 +108,7 @@ def promotion_text(done: PromotedModels) -> str:
     lines += _few([f"round {number} is not: {why}" for number, why in card.not_later.items()])
     lines += _few([f"{name} has not scored it" for name in card.unheard])
     lines += _few([left_out_sentence(one) for one in card.left_out])
+    lines += _few([done.registry] if done.registry else [])
     return "\n".join(map(printable, lines))
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -96,11 +96,16 @@ class Annotation(Settings):
 
 
 class Communication(Settings):
-    """Bytes of tensors per hospital and round."""
+    """Bytes of tensors, as they travelled, per hospital and round; in all and network by network.
+
+    Means over all rounds: in those of the self-learning the correspondence network travels alone.
+    """
 
     rounds: int
     bytes_up_per_site_round: float
     bytes_down_per_site_round: float
+    bytes_up_by_network: dict[str, float] = {}
+    bytes_down_by_network: dict[str, float] = {}
 
 
 class PrivacySpent(Settings):
@@ -202,13 +207,23 @@ def site_rows(state: RoundState) -> tuple[SiteRow, ...]:
 
 def communication(state: RoundState) -> Communication:
     """Mean bytes per hospital and round."""
-    up = [size for record in state.history for size in record.bytes_up.values()]
-    down = [record.bytes_down for record in state.history]
+    up = _mean_bytes([sizes for one in state.history for sizes in one.bytes_up.values()])
+    down = _mean_bytes([record.bytes_down for record in state.history])
     return Communication(
         rounds=state.round,
-        bytes_up_per_site_round=sum(up) / max(len(up), 1),
-        bytes_down_per_site_round=sum(down) / max(len(down), 1),
+        bytes_up_per_site_round=sum(up.values()),
+        bytes_down_per_site_round=sum(down.values()),
+        bytes_up_by_network=up,
+        bytes_down_by_network=down,
     )
+
+
+def _mean_bytes(messages: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """What each network weighs in a message, in the mean over all messages."""
+    networks = sorted({name for sizes in messages for name in sizes})
+    return {
+        name: sum(sizes.get(name, 0) for sizes in messages) / len(messages) for name in networks
+    }
 
 
 def privacy_spent(plan: FederationPlan, state: RoundState) -> PrivacySpent | None:

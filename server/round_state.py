@@ -25,6 +25,8 @@ class RoundRecord(Settings):
     `notes` are those of all hospitals that answered within the deadline and passed the checks;
     `averaged` names those whose models went into the mean, `update_norms` how far each of them had
     moved (L2, before any clipping). `epsilon` is what the noisy means up to this one have spent.
+    Bytes are those of the tensors as they travelled, network by network; `bytes_down` to each
+    hospital, `bytes_up` from each one whose answer counted.
     """
 
     round: int = Field(ge=0)
@@ -34,8 +36,8 @@ class RoundRecord(Settings):
     update_norms: dict[str, float] = {}
     epsilon: float | None = None
     dropped: tuple[Dropped, ...] = ()
-    bytes_down: int = 0
-    bytes_up: dict[str, int] = {}
+    bytes_down: dict[str, int] = {}
+    bytes_up: dict[str, dict[str, int]] = {}
     seconds: dict[Literal["wait", "aggregate"], float] = {}
 
     @property

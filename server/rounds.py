@@ -31,6 +31,7 @@ from common.updates import (
     RoundRequest,
     trained_in,
 )
+from common.wire import bytes_by_network, from_wire
 from server.asking import (
     GREETING_S,
     ask,
@@ -297,7 +298,7 @@ def _ask_round(
     started = time.perf_counter()
     replies = ask(federation.grid, asked, plan.limits.deadline_s, tell)
     waited_s = time.perf_counter() - started
-    answers, dropped = _sort_out(hospitals, replies, trained, request)
+    answers, bytes_up, dropped = _sort_out(hospitals, replies, trained, request)
     dropped += [
         _drop(name, "offline", "was not online when the round began")
         for name in state.hospitals - set(hospitals.values())
@@ -307,11 +308,8 @@ def _ask_round(
         stage=plan.stage_of_round(max(number, 1)),
         notes=tuple(update.note for _, (_, update) in sorted(answers.items())),
         dropped=tuple(sorted(dropped, key=lambda one: one.hospital)),
-        bytes_down=sum(array.nbytes for array in sent.values()),
-        bytes_up={
-            name: sum(array.nbytes for array in update.arrays.values())
-            for name, (_, update) in sorted(answers.items())
-        },
+        bytes_down=bytes_by_network(sent),
+        bytes_up=dict(sorted(bytes_up.items())),
         seconds={"wait": waited_s},
     )
     return record, answers
@@ -345,9 +343,13 @@ def _make_messages(
 
 def _sort_out(
     hospitals: dict[int, str], replies: dict[int, Message], expected: Arrays, request: RoundRequest
-) -> tuple[Answers, list[Dropped]]:
-    """The answers that count, by hospital, and the hospitals whose answer does not."""
+) -> tuple[Answers, dict[str, dict[str, int]], list[Dropped]]:
+    """The answers that count, by hospital, their bytes as they came, and who has none that counts.
+
+    Answers have whole models; bytes are those of their tensors, by hospital and network.
+    """
     answers: Answers = {}
+    bytes_up: dict[str, dict[str, int]] = {}
     dropped = []
     clips = request.plan.privacy.clipping_norm is not None
     for node, hospital in hospitals.items():
@@ -365,11 +367,14 @@ def _sort_out(
                 if update.note.outcome == "failed":
                     dropped.append(_drop(hospital, "failed", update.note.reason))
                     continue
+                num_bytes = bytes_by_network(update.arrays)
+                models = from_wire(update.arrays, expected, request.plan.wire)
+                update = replace(update, arrays=models)
                 check_update(update, hospital, expected, request.round, must_move=clips)
-                answers[hospital] = (reply, update)
+                answers[hospital], bytes_up[hospital] = (reply, update), num_bytes
             except BadReplyError as error:
                 dropped.append(_drop(hospital, "bad_reply", str(error)))
-    return answers, dropped
+    return answers, bytes_up, dropped
 
 
 def _drop(hospital: str, kind: str, reason: str) -> Dropped:

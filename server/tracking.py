@@ -5,13 +5,13 @@ checkpoints, which hold the same numbers, go on.
 """
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 from common.plan import FederationPlan
+from server.mlflow_database import open_client
+from server.model_registry import register_round
 from server.promotion import judge_rounds, promoted_round
 from server.round_state import RoundRecord, RoundState
 from server.run_folder import RunFolder
@@ -50,14 +50,9 @@ class MlflowTracker:
 
     def __init__(self, plan: FederationPlan, folder: RunFolder) -> None:
         """Opens the experiment and starts a run; loads MLflow, which takes seconds."""
-        from mlflow import MlflowClient  # noqa: PLC0415  (2.5 s; only where it is used)
-
-        _require_sqlite(folder.tracking_database)
-        # It tells of every table it makes.
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._plan = plan
         self._folder = folder
-        self._client = MlflowClient(tracking_uri=folder.tracking_uri)
+        self._client = open_client(folder)
         self._experiment = self._open_experiment()
         self.run_id = self._start_run(time.strftime("start %Y-%m-%d %H:%M:%S"), {})
         self._stage_runs: dict[str, str] = {}
@@ -66,7 +61,7 @@ class MlflowTracker:
         self._client.log_artifact(self.run_id, str(folder.plan_file))
 
     def log_state(self, state: RoundState) -> None:
-        """The round's numbers; all models at the end of each stage."""
+        """The round's numbers; all models at the end of each stage, in the registry, too."""
         record = state.closing or state.history[-1]
         # A round's scores are those of the models that came in, so the closing ones stand after it.
         step = record.round + (state.closing is not None)
@@ -76,13 +71,19 @@ class MlflowTracker:
             promoted = promoted_round(judge_rounds(self._plan, state))
             self._client.set_tag(self.run_id, "promoted_round", str(promoted or "none"))
         if self._plan.ends_stage(state.round) and state.closing is None:
-            path = self._folder.checkpoints / f"round-{state.round:05d}" / "models.safetensors"
-            self._client.log_artifact(self._stage_run(record), str(path), "models")
+            self._log_models(self._stage_run(record), state.round)
 
     def close(self, status: str) -> None:
         """Ends all runs of this start."""
         for run_id in (*self._stage_runs.values(), self.run_id):
             self._client.set_terminated(run_id, status)
+
+    def _log_models(self, run_id: str, number: int) -> None:
+        path = self._folder.checkpoints / f"round-{number:05d}" / "models.safetensors"
+        self._client.log_artifact(run_id, str(path), "models")
+        if number > self._plan.correspondence.rounds:  # self-learning trains neither model
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/models"
+            register_round(self._client, self._plan, number, path, source)
 
     def _open_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self._plan.federation)
@@ -105,7 +106,7 @@ class MlflowTracker:
         return self._stage_runs[name]
 
     def _log_metrics(self, run_id: str, record: RoundRecord, step: int) -> None:
-        from mlflow.entities import Metric  # noqa: PLC0415  (as above)
+        from mlflow.entities import Metric  # noqa: PLC0415  (2.5 s; only where it is used)
 
         now_ms = int(time.time() * 1000)
         metrics = [
@@ -159,9 +160,7 @@ def open_tracker(plan: FederationPlan, folder: RunFolder) -> Iterator[CarefulTra
 def attach_report(plan: FederationPlan, folder: RunFolder) -> None:
     """Adds the finished report's files to the newest start; a failure is only logged."""
     try:
-        from mlflow import MlflowClient  # noqa: PLC0415  (as above)
-
-        client = MlflowClient(tracking_uri=folder.tracking_uri)
+        client = open_client(folder)
         experiment = client.get_experiment_by_name(plan.federation)
         runs = client.search_runs(
             [experiment.experiment_id], order_by=["attributes.start_time DESC"]
@@ -171,12 +170,6 @@ def attach_report(plan: FederationPlan, folder: RunFolder) -> None:
             client.log_artifact(starts[0].info.run_id, str(path))
     except Exception as error:  # noqa: BLE001  (whatever MLflow raises must not cost the report)
         log.warning("the report could not be added to MLflow: %s", error)
-
-
-def _require_sqlite(path: Path) -> None:
-    """Fails at once on what is no database; MLflow would try again and again for 100 s."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA schema_version").fetchone()
 
 
 def _parameters(plan: FederationPlan) -> dict[str, str]:

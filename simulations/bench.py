@@ -21,9 +21,13 @@ from common.scans import SliceRef
 from common.settings_file import parse_settings
 from server.rounds import run_federation
 from simulations.bench_hospitals import COUNTS, run_hospitals
+from simulations.bench_late import run_late
+from simulations.bench_memory import run_memory
 from simulations.bench_poisoning import Runs, run_poisoning
 from simulations.bench_privacy import run_privacy
 from simulations.bench_speed import time_scans, time_volumes
+from simulations.bench_students import compare_arms, load_finished
+from simulations.bench_training import run_training
 from simulations.interactive import InteractiveSettings, run_interactive
 from simulations.interactive_table import to_json, to_text
 from simulations.local_grid import LocalGrid
@@ -71,6 +75,12 @@ LABEL_ARMS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "all but falling weights": _but(propagation={"weight_per_slice": 1.0}),
     "all but refresh": _but(propagation={"refresh_gain": 1.0}),
+}
+
+# A step costs an eighth; the network reaches less.
+SMALL: dict[str, dict[str, Any]] = {
+    "segmenter": {"channels": [8, 16, 32, 64]},
+    "training": {"patch_size": [16, 40, 32]},
 }
 
 Out = Annotated[Path, typer.Option(help="Finished runs are kept here.")]
@@ -141,6 +151,68 @@ def speed(data: Data, out: Out = Path("runs/bench")) -> None:
         )
     time_scans(pairs)
     time_volumes()
+
+
+@app.command()
+def late(
+    data: Data,
+    out: Out = Path("runs/bench"),
+    seeds: Annotated[int, typer.Option(help="How many draws.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
+    steps: Annotated[int, typer.Option(help="Training steps a round; 24 is its own.")] = 24,
+    small: Annotated[bool, typer.Option("--small", help="Half the width, small patches.")] = False,
+) -> None:
+    """A hospital that joins at the last stage with five scans: what it gains, what others lose."""
+    changes, arm = (SMALL, "late small") if small else ({}, "late")
+    for seed in range(seeds):
+        scenario = _changed(read_scenario("hippocampus_late"), changes, (rounds, steps), seed)
+        folder = _folder_of(out, arm, (rounds, steps), seed)
+        with bars_on_terminal() as progress:
+            run_late(scenario, data, folder, progress)
+
+
+@app.command()
+def training(
+    data: Data,
+    out: Out = Path("runs/bench"),
+    repeats: Annotated[int, typer.Option(help="How many pairs of measurements.")] = 7,
+    steps: Annotated[int, typer.Option(help="Training steps in each.")] = 24,
+) -> None:
+    """How quickly a hospital trains, beside a bare loop with the same network and batches."""
+    with bars_on_terminal() as progress:
+        run_training(data, out, repeats, steps, progress)
+
+
+@app.command()
+def memory(
+    out: Out = Path("runs/bench"),
+    rounds: Annotated[int, typer.Option(help="Rounds that one hospital answers.")] = 200,
+) -> None:
+    """Whether a hospital's process grows from round to round."""
+    with bars_on_terminal() as progress:
+        run_memory(out, rounds, progress)
+
+
+@app.command()
+def students(
+    data: Data,
+    out: Out = Path("runs/bench"),
+    seeds: Annotated[int, typer.Option(help="How many runs and draws.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
+    steps: Annotated[int, typer.Option(help="Training steps of each student.")] = 480,
+    arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
+) -> None:
+    """What a student learns best from, and which: all of one run's segmenter and labels."""
+    runs = {}
+    for seed in range(seeds):
+        # The same runs as those of `labels`.
+        length = (rounds, 24)
+        scenario = _changed(read_scenario("hippocampus_stream"), ALONE, length, seed)
+        folder = _folder_of(out, "painted slices alone", length, seed)
+        with bars_on_terminal() as progress:
+            run_scenario(scenario, data, folder, progress=progress)
+        runs[seed] = load_finished(folder, scenario.plan)
+    compare_arms(runs, steps, arms)
 
 
 @app.command()

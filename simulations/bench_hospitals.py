@@ -109,13 +109,13 @@ def tiny_scenario(count: int) -> Scenario:
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
     """Afterwards holds by how many megabytes this process had grown at most."""
-    before, highest, result = _resident_mb(), 0.0, list[float]()
+    before, highest, result = resident_mb(), 0.0, list[float]()
     over = threading.Event()
 
     def look() -> None:
         nonlocal highest
         while not over.wait(LOOK_S):
-            highest = max(highest, _resident_mb())
+            highest = max(highest, resident_mb())
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -127,7 +127,8 @@ def peak_memory() -> Iterator[list[float]]:
         result.append(max(highest - before, 0.0))
 
 
-def _resident_mb() -> float:
+def resident_mb() -> float:
+    """What this process holds in memory."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
 

@@ -223,6 +223,10 @@ def print_report(report: "Report") -> None:
     share = report.annotation.fraction_of_slices
     shown = "" if share is None else f" ({100 * share:.1f} % of those with a structure)"
     print(f"annotation  {report.annotation.slices} slices{shown}")
+    up = report.communication.bytes_up_by_network
+    for name, down in report.communication.bytes_down_by_network.items():
+        sizes = f"{down:,.0f} bytes down, {up.get(name, 0):,.0f} up"
+        print(f"{name:<11} {sizes} per hospital and round")
     print(f"time        {report.time_s.total / 60:.1f} min, {report.communication.rounds} rounds")
 
 

@@ -7,8 +7,10 @@ import numpy as np
 
 from client.annotation.annotator import Annotator
 from client.store.store import Store
+from common.plan import Wire
 from common.scans import SliceAnnotation, SliceRef
 from common.updates import Arrays, LocalUpdate, decode_request, decode_update, encode_update
+from common.wire import from_wire, to_wire
 from server.strategy import LARGEST_NUM_EXAMPLES
 from simulations.local_grid import NoAnswer
 from simulations.scenario import Fault
@@ -26,11 +28,12 @@ def misbehave(faults: Sequence[Fault], request: bytes, reply: bytes) -> bytes:
         return reply
     for fault in faults:
         if not fault.rounds or asked.round in fault.rounds:
-            reply = encode_update(_spoil(fault, decode_update(reply), received))
+            spoilt = _spoil(fault, decode_update(reply), received, asked.plan.wire)
+            reply = encode_update(spoilt)
     return reply
 
 
-def _spoil(fault: Fault, update: LocalUpdate, received: Arrays) -> LocalUpdate:
+def _spoil(fault: Fault, update: LocalUpdate, received: Arrays, wire: Wire) -> LocalUpdate:
     if fault.kind == "silent":
         raise NoAnswer
     if fault.kind == "raises":
@@ -41,7 +44,9 @@ def _spoil(fault: Fault, update: LocalUpdate, received: Arrays) -> LocalUpdate:
         note = update.note.model_copy(update={"num_examples": LARGEST_NUM_EXAMPLES})
         return LocalUpdate(update.arrays, note)
     if fault.kind == "scaled":
-        return replace(update, arrays=scale_update(update.arrays, received, fault.factor))
+        sent = {name: received[name] for name in update.arrays}
+        scaled = scale_update(from_wire(update.arrays, sent, wire), sent, fault.factor)
+        return replace(update, arrays=to_wire(scaled, sent, wire))
     arrays = dict(update.arrays)
     name = next(iter(arrays))
     arrays[name] = arrays[name] * float("nan") if fault.kind == "nan" else arrays[name][None]

@@ -1,19 +1,23 @@
-"""Trains a segmenter on scans in one place, without a federation, for comparisons."""
+"""Trains a segmenter, or a student of one, on scans in one place, for comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from monai.networks.nets import UNet
 
+from client.distillation.hints import build_teacher
+from client.distillation.learn_from_pairs import pairs_term
+from client.distillation.pairs import Cohort, Pair, draw_pairs
+from client.distillation.registration import build_registration, train_registration
 from client.few_labels.prototypes import contrast_term
 from client.few_labels.pseudo_labels import add_unannotated, second_stage
 from client.few_labels.synthesis import synthesise
 from client.learning.batches import draw_batches
 from client.learning.examples import Example
 from client.learning.train import learning_rate_at
-from client.learning.train_models import train_segmenter
+from client.learning.train_models import StudentTerm, train_segmenter, train_student
 from common.networks.embedding import EMBEDDING, build_embedding
 from common.plan import FederationPlan
 from common.random_streams import generator
@@ -68,4 +72,65 @@ def train_pooled(  # noqa: PLR0913  (what a comparison varies, and nothing of it
             device=device,
             terms=terms,
             on_features=contrast_term(embedding, few_labels.prototypes, rng("contrast")),
+        )
+
+
+def train_pooled_student(  # noqa: PLR0913  (what a comparison varies)
+    student: UNet,
+    segmenter: UNet,
+    cohort: Cohort,
+    plan: FederationPlan,
+    *,
+    steps: int,
+    stream: tuple[str | int, ...],
+    device: torch.device,
+) -> None:
+    """Trains a student in place for `steps`, as the plan's distillation says.
+
+    The rate falls as over a stage. Its registration network has as many steps for one of the
+    student's as in a round.
+    """
+    registration, teacher = build_registration(plan), build_teacher(plan)
+    own_steps = steps * plan.distillation.own_steps // plan.training.student_steps_per_round
+
+    def part_of(total: int, part: int) -> int:
+        return (part + 1) * total // PARTS - part * total // PARTS
+
+    def pairs(part: int, name: str, total: int) -> Iterator[Pair]:
+        rng = generator(plan.seed, *stream, part, name)
+        return draw_pairs(cohort, plan, steps=part_of(total, part), rng=rng)
+
+    def learn_pairs(part: int, rate: float) -> StudentTerm | None:
+        if not plan.distillation.uses_pairs:
+            return None
+        train_registration(
+            registration,
+            pairs(part, "registration", own_steps),
+            plan.training,
+            learning_rate=rate,
+            device=device,
+        )
+        return pairs_term(
+            registration,
+            teacher,
+            pairs(part, "pairs", steps),
+            plan.distillation,
+            plan.training,
+            share_of_stage_done=part / (PARTS - 1),
+            device=device,
+        )
+
+    for part in range(PARTS):
+        rate = learning_rate_at(plan.training, part / (PARTS - 1))
+        rng = generator(plan.seed, *stream, part)
+        scans = (cohort.current, cohort.remembered, cohort.load)
+        train_student(
+            student,
+            segmenter,
+            draw_batches(*scans, plan, steps=part_of(steps, part), rng=rng),
+            plan.training,
+            plan.distillation,
+            learning_rate=plan.distillation.learning_rate_factor * rate,
+            device=device,
+            on_pairs=learn_pairs(part, rate),
         )

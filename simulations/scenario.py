@@ -37,13 +37,16 @@ class Split(Settings):
 class Deal(Settings):
     """The scans of one task: cases that match `where`, dealt to `sites` in turn.
 
-    `part` = [k, n] takes the k-th of n equal parts of them, so that stages get disjoint scans. A
-    task may have several deals, whose scans it gets together.
+    `part` = [k, n] takes the k-th of n equal parts of them, so that stages get disjoint scans. Each
+    site gets `scans` of them at most (patients, where they are kept together), and nobody the rest.
+    A task may have several deals, whose scans it gets together. A site that only later tasks are
+    dealt to has nothing to train on until then: it joins late.
     """
 
     task: Name
     where: dict[str, str] = {}
     part: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 1)
+    scans: int | None = Field(default=None, ge=1)
     sites: tuple[Name, ...] = ()
 
     @model_validator(mode="after")

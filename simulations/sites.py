@@ -84,7 +84,8 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
         sites = deal.sites or scenario.sites
         per_site = dealt.training.setdefault(deal.task, {})
         for place, site in enumerate(sites):
-            names_of_site = {name for group in mine[place :: len(sites)] for name in group}
+            patients = mine[place :: len(sites)][: deal.scans]
+            names_of_site = {name for patient in patients for name in patient}
             per_site[site] = sorted({*per_site.get(site, []), *names_of_site})
     return dealt
 

@@ -18,6 +18,7 @@ from common.updates import (
     encode_update,
     trained_in,
 )
+from common.wire import to_wire
 from server.rounds import first_state
 from simulations.local_grid import LocalGrid, NoAnswer
 
@@ -93,7 +94,8 @@ def _update(
     if misdeed == "nan":
         trained = {key: np.full_like(array, np.nan) for key, array in trained.items()}
     counted = {"outcome": "trained", "num_examples": SCANS[name]}
-    return LocalUpdate(trained, note.model_copy(update=counted))
+    leaving = to_wire(trained, asked, request.plan.wire)
+    return LocalUpdate(leaving, note.model_copy(update=counted))
 
 
 class ChangingGrid(LocalGrid):

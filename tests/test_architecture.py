@@ -23,6 +23,7 @@ KNOWS_THE_STAGES = {
     "round_material.py",
     "round_memory.py",
     "round_training.py",
+    "round_distillation.py",
     "retention.py",
     "local_round.py",
     "leak_probe.py",

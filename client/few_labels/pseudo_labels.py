@@ -23,14 +23,14 @@ from torch.nn import Module
 from client.few_labels.prototypes import nearest_class
 from client.learning.augmentation import draw_change
 from client.learning.batches import Batch, stack
-from client.learning.examples import Example, Patch, cut_patch, draw_centre
+from client.learning.examples import Patch, cut_patch, draw_centre, unlabelled
 from client.learning.losses import Logits, segmentation_loss
 from client.learning.train_models import LossTerm
 from common.learning_settings import PseudoLabels, Training
 from common.networks.embedding import Embedding
 from common.networks.unet import features_and_logits
 from common.plan import FederationPlan
-from common.scans import LabelMap, Scan
+from common.scans import Scan
 
 
 class Teacher:
@@ -148,15 +148,7 @@ def _draw_unlabelled(
 ) -> Patch:
     change = draw_change(settings.augmentation, rng)
     # Drawn as if all of the scan were known, so that the patch may lie anywhere.
-    anywhere = Example(scan, _background(scan, 1.0), num_classes)
+    anywhere = unlabelled(scan, num_classes, weight=1.0)
     centre = draw_centre(anywhere, settings.patch_size, settings.spacing_mm, rng)
-    unknown = Example(scan, _background(scan, 0.0), num_classes)
+    unknown = unlabelled(scan, num_classes)
     return cut_patch(unknown, centre, settings.patch_size, change, settings.spacing_mm)
-
-
-def _background(scan: Scan, weight: float) -> LabelMap:
-    shape = scan.geometry.shape
-    # One number, seen everywhere: a volume is not filled for each patch.
-    soft = np.broadcast_to(np.float32(1), (1, *shape))
-    nobody = np.broadcast_to(np.bool_(False), shape)
-    return LabelMap((), soft, np.broadcast_to(np.float32(weight), shape), nobody, (), "pseudo")

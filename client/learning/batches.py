@@ -72,14 +72,15 @@ def draw_batches(
     """
     settings, share = plan.training, plan.replay.share
     for _ in range(steps):
-        chosen = [_choose(current, remembered, share, rng) for _ in range(settings.batch_size)]
+        chosen = [choose_scan(current, remembered, share, rng) for _ in range(settings.batch_size)]
         patches = [_draw_patch(load(scan_id), settings, rng) for scan_id in chosen]
         yield stack(patches, [scan_id in remembered for scan_id in chosen])
 
 
-def _choose(
+def choose_scan(
     current: Sequence[str], remembered: Sequence[str], share: float, rng: np.random.Generator
 ) -> str:
+    """One of the scan_ids: with that share from memory, where both have some."""
     from_memory = bool(rng.random() < share)
     pool = remembered if remembered and (from_memory or not current) else current
     return pool[int(rng.integers(len(pool)))]

@@ -29,6 +29,16 @@ class Example:
     num_classes: int
 
 
+def unlabelled(scan: Scan, num_classes: int, *, weight: float = 0.0) -> Example:
+    """A scan of which nothing is known; with a `weight` all of it counts as background."""
+    shape = scan.geometry.shape
+    # One number, seen everywhere: a volume is not filled for each patch.
+    soft = np.broadcast_to(np.float32(1), (1, *shape))
+    nobody = np.broadcast_to(np.bool_(False), shape)
+    everywhere = np.broadcast_to(np.float32(weight), shape)
+    return Example(scan, LabelMap((), soft, everywhere, nobody, (), "pseudo"), num_classes)
+
+
 @dataclass(frozen=True)
 class Patch:
     """A training patch.

@@ -11,6 +11,8 @@ from torch.nn import Module
 from common.learning_settings import Training
 from common.scans import Scan, SliceRef
 
+OVERLAP = 0.5  # of neighbouring windows, along each axis
+
 
 def predict_probabilities(
     network: Module, scan: Scan, settings: Training, *, device: torch.device
@@ -20,12 +22,34 @@ def predict_probabilities(
     Instance norm sees as much context here as in training: on hippocampus scans, whole volumes at
     once scored 7.5 Dice points less than windows (docs/benchmarks.md).
     """
-    image = torch.from_numpy(np.array(scan.image, dtype=np.float32))[None].to(device)
-    shape = image.shape[2:]
+    probabilities = slide(network, on_training_grid(scan, settings, device), settings)
     if settings.spacing_mm is not None:
-        ratios = zip(shape, scan.geometry.spacing_mm, settings.spacing_mm, strict=True)
-        size = [max(1, round(n * own / wanted)) for n, own, wanted in ratios]
-        image = F.interpolate(image, size=size, mode="trilinear", align_corners=False)
+        shape = scan.geometry.shape
+        probabilities = F.interpolate(
+            probabilities, size=shape, mode="trilinear", align_corners=False
+        )
+    return probabilities[0].cpu()
+
+
+def on_training_grid(
+    scan: Scan, settings: Training, device: torch.device
+) -> Float[Tensor, "1 c a b d"]:
+    """The scan's image at the spacing that the networks are trained at."""
+    # Copied only if it is mapped from the disk, which Torch does not take.
+    writable = np.require(scan.image, dtype=np.float32, requirements=["C", "W"])
+    image = torch.from_numpy(writable)[None].to(device)
+    if settings.spacing_mm is None:
+        return image
+    ratios = zip(image.shape[2:], scan.geometry.spacing_mm, settings.spacing_mm, strict=True)
+    size = [max(1, round(n * own / wanted)) for n, own, wanted in ratios]
+    return F.interpolate(image, size=size, mode="trilinear", align_corners=False)
+
+
+def slide(
+    network: Module, image: Float[Tensor, "1 c a b d"], settings: Training, overlap: float = OVERLAP
+) -> Float[Tensor, "1 n a b d"]:
+    """Probabilities on the training's grid, blended from windows that overlap by a share."""
+    device = image.device
     network.to(device).eval()
     with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
         logits = sliding_window_inference(
@@ -33,16 +57,11 @@ def predict_probabilities(
             roi_size=settings.patch_size,
             sw_batch_size=settings.batch_size,
             predictor=network,
-            overlap=0.5,
+            overlap=overlap,
             mode="gaussian",
             padding_mode="replicate",
         )
-    probabilities = torch.softmax(torch.as_tensor(logits).float(), dim=1)
-    if settings.spacing_mm is not None:
-        probabilities = F.interpolate(
-            probabilities, size=shape, mode="trilinear", align_corners=False
-        )
-    return probabilities[0].cpu()
+    return torch.softmax(torch.as_tensor(logits).float(), dim=1)
 
 
 def predict_labels(

@@ -18,6 +18,7 @@ from client.store.audit import add_row, settle_head
 from client.store.clock import now
 from client.store.leftovers import array_columns, keys_pointed_to, remove_leftovers
 from client.store.lock import alone
+from client.store.own_networks import drop_own_networks, own_network_keys
 from client.store.store import Store
 from client.store.uses import Use, uses_of
 from client.store.withdrawn import unfinished_withdrawals, when_withdrawn
@@ -133,9 +134,12 @@ def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason
         )
     keys = _arrays_of(connection, scan_id)
     uses = uses_of(connection, scan_id)
+    has_taught = any(use.part != "scored" for use in uses)
+    keys |= own_network_keys(connection) if has_taught else set()
     rows = {
         "quarantine": _drop_quarantined(connection, *names[:1]),
         "correspondence": _drop_networks(connection, scan_id),
+        "own_networks": drop_own_networks(connection) if has_taught else 0,
         "rounds": _drop_from_memories(connection, scan_id),
         **_drop_rows(connection, scan_id),
     }
@@ -222,10 +226,10 @@ def _drop_from_memories(connection: sqlite3.Connection, scan_id: str) -> int:
 
 
 def _replies_of(store: Store, uses: Sequence[Use]) -> list[str]:
-    """The stored replies, as paths below the store, that were trained on a scan."""
+    """The stored replies and models, as paths below the store, that were trained on a scan."""
     return [
         str(path.relative_to(store.folder))
-        for path in sorted((store.folder / "rounds").glob("*/*.reply"))
+        for path in sorted((store.folder / "rounds").glob("*/*-*.*"))
         if any(_trained_in(use, path.parent.name, path.name) for use in uses)
     ]
 

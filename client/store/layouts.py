@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,9 @@ from client.store.dicom_series import find_series, holds_dicom
 from client.store.dicom_stacks import Stack
 from client.store.volume_files import SUFFIXES
 from common.errors import SettingsError
+from common.scans import Modality
 
-Layout = Literal["msd", "nnunet", "plain", "dicom"]
+Layout = Literal["msd", "nnunet", "plain", "dicom", "loose"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's cases by name; `labels` maps values to names and may be empty."""
+    """A data set's cases by name; `labels` maps values to names and may be empty.
+
+    `modality` is what its description says, where that is clear.
+    """
 
     layout: Layout
     folder: Path
     cases: tuple[Case, ...]
     labels: dict[int, str]
     channels: int
+    modality: Modality | None = None
 
 
 def find_cases(folder: Path) -> Dataset:
@@ -62,7 +68,7 @@ def find_cases(folder: Path) -> Dataset:
         if "channel_names" in description:
             return _read_nnunet(folder, description)
     # CDs of DICOM files may have a folder images/ too.
-    if _volumes(folder / "images"):
+    if volumes_in(folder / "images"):
         return _read_plain(folder)
     if holds_dicom(folder):
         return _read_dicom(folder)
@@ -78,10 +84,10 @@ def find_cases(folder: Path) -> Dataset:
 def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
     try:
         values = {int(value): str(name) for value, name in description.get("labels", {}).items()}
-        modalities = description.get("modality", {"0": "MRI"})
+        modalities = description.get("modality", {"0": ""}).values()
         cases = [
             Case(
-                name=_stem(Path(entry["image"])),
+                name=stem_of(Path(entry["image"])),
                 images=(_inside(folder, entry["image"]),),
                 label=_inside(folder, entry["label"]) if entry.get("label") else None,
             )
@@ -92,7 +98,7 @@ def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
             f"{folder / 'dataset.json'}: expected `training` as a list of image and label, and "
             f"`labels` from value to name ({type(error).__name__}: {error})"
         ) from None
-    return _dataset("msd", folder, cases, values, channels=len(modalities))
+    return _dataset("msd", folder, cases, values, channels=modalities)
 
 
 def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
@@ -102,7 +108,6 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
             f"{folder / 'dataset.json'}: expected `channel_names` from number to name and a "
             f"`file_ending` out of {', '.join(SUFFIXES)}; got {named!r} and {ending!r}"
         )
-    channels = len(named)
     values: dict[int, str] = {}
     labels = description.get("labels", {})
     if not isinstance(labels, dict):
@@ -120,18 +125,19 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
     names = [path.name.removesuffix(f"_0000{ending}") for path in first if _is_visible(path)]
     cases = []
     for name in names:
-        images = tuple(folder / "imagesTr" / f"{name}_{c:04d}{ending}" for c in range(channels))
+        images = tuple(folder / "imagesTr" / f"{name}_{c:04d}{ending}" for c in range(len(named)))
         label = folder / "labelsTr" / f"{name}{ending}"
         cases.append(Case(name, images, label if label.exists() else None))
-    return _dataset("nnunet", folder, cases, values, channels)
+    return _dataset("nnunet", folder, cases, values, channels=named.values())
 
 
 def _read_plain(folder: Path) -> Dataset:
-    labels = {_stem(path): path for path in _volumes(folder / "labels")}
+    labels = {stem_of(path): path for path in volumes_in(folder / "labels")}
     cases = [
-        Case(_stem(path), (path,), labels.get(_stem(path))) for path in _volumes(folder / "images")
+        Case(stem_of(path), (path,), labels.get(stem_of(path)))
+        for path in volumes_in(folder / "images")
     ]
-    return _dataset("plain", folder, cases, _plain_label_names(folder), channels=1)
+    return _dataset("plain", folder, cases, _plain_label_names(folder))
 
 
 def _read_dicom(folder: Path) -> Dataset:
@@ -139,7 +145,7 @@ def _read_dicom(folder: Path) -> Dataset:
         Case(found.name, found.paths, None, found.stack, found.parts)
         for found in find_series(folder)
     ]
-    return _dataset("dicom", folder, cases, {}, channels=1)
+    return _dataset("dicom", folder, cases, {})
 
 
 def _plain_label_names(folder: Path) -> dict[int, str]:
@@ -164,14 +170,23 @@ def _dataset(
     folder: Path,
     cases: list[Case],
     values: dict[int, str],
-    channels: int,
+    channels: Collection[object] = ("",),
 ) -> Dataset:
     names = {value: name for value, name in values.items() if value != 0}
     ordered = tuple(sorted(cases, key=lambda case: case.name))
-    return Dataset(layout, folder, ordered, names, channels)
+    return Dataset(layout, folder, ordered, names, len(channels), _modality(channels))
 
 
-def _volumes(folder: Path) -> list[Path]:
+def _modality(channels: Collection[object]) -> Modality | None:
+    """By the channels' names: CT is called so in both layouts, a sequence of MR has many names."""
+    told = {str(name).casefold() for name in channels}
+    if told == {"ct"}:
+        return "CT"
+    return "MR" if all(name.startswith("mr") for name in told) else None
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The volumes that lie in a folder itself, by name; none if it is no folder."""
     if not folder.is_dir():
         return []
     return [p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and _is_visible(p)]
@@ -182,7 +197,8 @@ def _is_visible(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
+    """A volume's name without what says how it is written."""
     for suffix in (".nii.gz", *SUFFIXES):
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)

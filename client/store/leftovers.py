@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.store.atomic_files import UNFINISHED
 from client.store.old_models import OLD_MODELS
+from client.store.received_models import RECEIVED
 from client.store.store import Store
 
 TRIAL = "trial-"  # copies of a store that a dry run works on
@@ -66,7 +67,8 @@ def find_leftovers(store: Store) -> list[Leftover]:
     for folder in ("", "arrays/*/", "rounds/*/", f"{OLD_MODELS}/*/"):
         unfinished = store.folder.glob(f"{folder}{UNFINISHED}*")
         found += [Leftover(path, path.stat().st_size) for path in unfinished]
-    found += [Leftover(path, _size(path)) for path in store.folder.glob(f"{TRIAL}*")]
+    for folders in (f"{TRIAL}*", f"{RECEIVED}/*/{UNFINISHED}*"):
+        found += [Leftover(path, _size(path)) for path in store.folder.glob(folders)]
     return sorted(found, key=lambda one: one.path)
 
 

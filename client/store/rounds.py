@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from client.store.arrays import remove_array
 from client.store.atomic_files import write_atomically
+from client.store.own_networks import (
+    keep_own_networks,
+    own_network_keys,
+    read_own_networks,
+    save_own_networks,
+)
 from client.store.store import Store
 from client.store.uses import Uses, record_uses, trained_on_withdrawn
 from common.plan import Earlier
@@ -37,12 +44,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class HospitalState:
-    """What a hospital carries from round to round; `tasks_trained` maps a task to its stage."""
+    """What a hospital carries from round to round; `tasks_trained` maps a task to its stage.
+
+    `own_networks` are the weights that it trains for itself alone and never sends; no bytes: none.
+    """
 
     federation: str
     round: int
     tasks_trained: Mapping[str, int] = field(default_factory=dict)
     memory: Memory = Memory()
+    own_networks: bytes = b""
 
 
 def load_state(
@@ -51,7 +62,8 @@ def load_state(
     """The state after a round, or after the last one before it that this hospital took part in.
 
     Before the first it is the state that the `earlier` federation left, which this one goes on
-    from; without one there is nothing.
+    from; without one there is nothing. The networks of its own are kept of the last two rounds
+    alone, and learnt anew where they are lost.
     """
     with store.read() as connection:
         place = (federation, round_number)
@@ -74,21 +86,34 @@ def load_state(
         json.loads(row["seen"]),
         frozenset(json.loads(row["offered"])),
     )
-    return HospitalState(federation, round_number, json.loads(row["tasks_trained"]), memory)
+    own = read_own_networks(store, federation, round_number)
+    return HospitalState(federation, round_number, json.loads(row["tasks_trained"]), memory, own)
 
 
 def commit_round(
-    store: Store, state: HospitalState, digest: str, reply: bytes, uses: Uses = NOTHING_USED
+    store: Store,
+    state: HospitalState,
+    digest: str,
+    reply: bytes,
+    uses: Uses = NOTHING_USED,
+    models: bytes | None = None,
 ) -> None:
     """Keeps the state after a round, with the reply to the request of that digest and what it used.
 
-    The reply's file comes first and the rows last, in one transaction: a process killed in between
-    has not committed. Committing a round again drops what was built on its older version.
+    `models`: the reply with the whole models in it, where what travels is only their difference
+    from what came, which nobody here keeps.
+
+    Files come first and the rows last, in one transaction: a process killed in between has not
+    committed. Committing a round again drops what was built on its older version.
     """
+    own_key = save_own_networks(store, state.own_networks)
     path = _reply_path(store, state.federation, state.round, digest)
     write_atomically(path, lambda unfinished: _write(unfinished, reply))
+    if models is not None:
+        write_atomically(_models_path(path), lambda unfinished: _write(unfinished, models))
     place = (state.federation, state.round)
     with store.connect() as connection:
+        before = own_network_keys(connection)
         connection.execute("DELETE FROM rounds WHERE federation = ? AND round >= ?", place)
         connection.execute(
             "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?)",
@@ -108,6 +133,11 @@ def commit_round(
             ],
         )
         record_uses(connection, state.federation, state.round, uses)
+        if own_key is not None:
+            keep_own_networks(connection, *place, own_key)
+        dropped = before - own_network_keys(connection)
+    for key in dropped:
+        remove_array(store, key)
     _drop_old_replies(path.parent, state.round)
 
 
@@ -127,8 +157,8 @@ def find_reply(store: Store, federation: str, round_number: int, digest: str) ->
     return path.read_bytes()
 
 
-def kept_replies(store: Store, federation: str) -> Iterator[tuple[int, bytes]]:
-    """The committed rounds whose replies are still kept, the newest first."""
+def kept_models(store: Store, federation: str) -> Iterator[tuple[int, bytes]]:
+    """The committed rounds whose replies are still kept, with whole models, the newest first."""
     with store.read() as connection:
         query = "SELECT round, digest FROM rounds WHERE federation = ? ORDER BY round DESC"
         rows = connection.execute(query, (federation,)).fetchall()
@@ -136,7 +166,9 @@ def kept_replies(store: Store, federation: str) -> Iterator[tuple[int, bytes]]:
         path = _reply_path(store, federation, row["round"], row["digest"])
         # A round that is committed meanwhile drops the oldest.
         with suppress(FileNotFoundError):
-            yield row["round"], path.read_bytes()
+            reply = path.read_bytes()
+            whole = _models_path(path)
+            yield row["round"], whole.read_bytes() if whole.exists() else reply
 
 
 def latest_round(store: Store, federation: str) -> int:
@@ -171,3 +203,7 @@ def _reply_path(store: Store, federation: str, round_number: int, digest: str) -
     # The digest keeps a reply apart from one to another request for the same round that was killed
     # before its commit.
     return store.folder / "rounds" / federation / f"{round_number:05d}-{digest[:16]}.reply"
+
+
+def _models_path(reply: Path) -> Path:
+    return reply.with_suffix(".models")

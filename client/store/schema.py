@@ -1,6 +1,6 @@
 """The tables of a hospital's catalog. A change of them is a new version."""
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 CREATE TABLE hospital (name TEXT NOT NULL);
 CREATE TABLE scans (
@@ -119,6 +119,13 @@ CREATE TABLE replay (
     task TEXT NOT NULL,
     grp TEXT NOT NULL,
     PRIMARY KEY (federation, round, place),
+    FOREIGN KEY (federation, round) REFERENCES rounds ON DELETE CASCADE
+);
+CREATE TABLE own_networks (          -- that a hospital trains for its student and never sends
+    federation TEXT NOT NULL,
+    round INTEGER NOT NULL,          -- after which they were so; the last rounds alone
+    weights_key TEXT NOT NULL,
+    PRIMARY KEY (federation, round),
     FOREIGN KEY (federation, round) REFERENCES rounds ON DELETE CASCADE
 );
 CREATE TABLE uses (                  -- which rounds had which scan in their material

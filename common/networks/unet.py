@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from monai.networks.layers.simplelayers import SkipConnection
 from monai.networks.nets import UNet
 from torch import Tensor
 from torch.nn import Module, Sequential
@@ -51,6 +52,29 @@ def features_and_logits(network: Module, image: Tensor) -> tuple[Tensor, Tensor]
     assert isinstance(layers, Sequential)  # down, all that lies below with its shortcut, up
     features = layers[:-1](image)
     return features, layers[-1](features)
+
+
+def way_up(network: Module, image: Tensor, *, levels: int) -> tuple[list[Tensor], Tensor]:
+    """What the topmost `levels` layers of a U-Net's way up get, the finest last; and its output.
+
+    Fewer where the network has fewer.
+    """
+    layers = network.model
+    assert isinstance(layers, Sequential)
+    return _through(layers, image, levels)
+
+
+def _through(layers: Sequential, image: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
+    down, below, up = layers
+    assert isinstance(below, SkipConnection)
+    own, inner, coarser = down(image), below.submodule, list[Tensor]()
+    # The innermost is a plain layer without a way up.
+    if isinstance(inner, Sequential) and any(isinstance(one, SkipConnection) for one in inner):
+        coarser, found = _through(inner, own, levels - 1)
+    else:
+        found = inner(own)
+    joined = torch.cat([own, found], dim=1)
+    return ([*coarser, joined] if levels > 0 else []), up(joined)
 
 
 def build_networks(plan: FederationPlan) -> dict[str, UNet]:

@@ -179,7 +179,7 @@ def test_the_last_gate_holds_whatever_came_before(store_of: Store, make_plan: Ma
     (store_of.folder / "policy.toml").write_text('networks = ["segmenter"]', encoding="utf-8")
     note = Note(hospital="north", outcome="trained", num_examples=1)
     with pytest.raises(EgressError, match=r"other networks than \['segmenter'\]"):
-        let_out(store_of, LocalUpdate(arrays, note), arrays, "any")
+        let_out(store_of, LocalUpdate(arrays, note), arrays, plan)
     assert read_audit(store_of) == []
 
 

@@ -105,9 +105,7 @@ def test_a_model_that_was_not_asked_for_may_not_leave(
     for number, uninvited in ((1, "segmenter/"), (3, "correspondence/")):
         note = Note(hospital="north", outcome="trained", round=number, num_examples=1)
         with pytest.raises(EgressError, match=rf"not asked for \['{uninvited}"):
-            let_out(
-                store, LocalUpdate(arrays, note), trained_in(plan, number, arrays), plan.federation
-            )
+            let_out(store, LocalUpdate(arrays, note), trained_in(plan, number, arrays), plan)
     assert read_audit(store) == []
 
 

@@ -321,6 +321,16 @@ def test_the_federation_does_not_depend_on_how_the_plan_is_written(
     assert plan.federation.startswith("small-")
 
 
+def test_a_student_must_have_something_to_learn_its_classes_from(plan_values: Values) -> None:
+    nothing = {"soft_predictions": 0, "hint": 1}
+    with pytest.raises(ValueError, match="the student has nothing to learn its classes from"):
+        FederationPlan.model_validate({**plan_values, "distillation": nothing})
+    from_pairs = FederationPlan.model_validate({**plan_values, "distillation": {"pairs": 1}})
+    assert (from_pairs.distillation.uses_pairs, from_pairs.distillation.own_steps) == (True, 8)
+    plain = FederationPlan.model_validate(plan_values)
+    assert (plain.distillation.uses_pairs, plain.distillation.own_steps) == (False, 0)
+
+
 # Going on from an earlier federation ------------------------------------------------------------
 
 

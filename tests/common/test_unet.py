@@ -12,8 +12,10 @@ from common.networks.unet import (
     build_networks,
     build_unet,
     count_parameters,
+    features_and_logits,
     load_arrays,
     networks_to_arrays,
+    way_up,
 )
 from common.plan import FederationPlan, NetworkSize
 from common.updates import Arrays
@@ -141,3 +143,21 @@ def test_the_output_has_the_shape_of_the_input(
     network = build_unet(_size(channels, strides), in_channels=2, num_classes=5)
     image = torch.zeros((3, 2, *shape))
     assert network(image).shape == (3, 5, *shape)
+
+
+@pytest.mark.parametrize("residual_units", [0, 1])
+def test_what_the_way_up_gets_is_what_it_makes_logits_of(residual_units: int) -> None:
+    size = NetworkSize(channels=(2, 3, 4, 5), strides=(2, 2, 1), residual_units=residual_units)
+    network = build_unet(size, in_channels=1, num_classes=2)
+    image = torch.randn(1, 1, 8, 8, 8)
+    features, logits = way_up(network, image, levels=2)
+    assert torch.equal(logits, network(image))
+    # Each layer gets the channels of the way down and as many from below, on the grid of its own.
+    assert [(*one.shape,) for one in features] == [(1, 6, 2, 2, 2), (1, 4, 4, 4, 4)]
+    assert torch.equal(features_and_logits(network, image)[0], features[-1])
+
+
+def test_a_flat_network_has_one_layer_up() -> None:
+    network = build_unet(_size([2, 4], [2]), in_channels=1, num_classes=2)
+    features, _ = way_up(network, torch.randn(1, 1, 8, 8, 8), levels=2)
+    assert [one.shape[1] for one in features] == [2 + 4]

@@ -77,8 +77,8 @@ def make_state(plan: FederationPlan) -> MakeState:
             notes=(note("north", number), note("south", number)),
             averaged=("north", "south"),
             dropped=(Dropped(hospital="west", reason="no answer", kind="silent"),),
-            bytes_down=100,
-            bytes_up={"north": 60, "south": 40},
+            bytes_down={"segmenter": 80, "student": 20},
+            bytes_up={"north": {"segmenter": 50, "student": 10}, "south": {"segmenter": 40}},
             seconds={"wait": 6.0, "aggregate": 0.25},
         )
 

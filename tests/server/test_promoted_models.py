@@ -1,6 +1,8 @@
 """What is given out, what its card says, and what is refused; through the command, too."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from common.errors import CheckpointError, ReleaseError, SettingsError
 from common.plan import FederationPlan
+from common.released_models import read_record
 from server.checkpoints import save_state
 from server.cli import app
 from server.promoted_models import ModelCard, promote
@@ -58,6 +61,9 @@ def test_the_newest_promoted_round_and_why_no_later_one(
     np.testing.assert_array_equal(models["segmenter/a"], np.full(3, 2, np.float32))
     card = ModelCard.model_validate_json((done.folder / "card.json").read_text())
     assert card == done.card
+    record = read_record(done.folder)
+    assert (record.federation, record.round, record.plan) == (plan.federation, 2, plan)
+    assert record.models_sha256 == hashlib.sha256(kept.read_bytes()).hexdigest()
     assert (card.round, card.federation, card.plan) == (2, plan.federation, plan)
     assert (card.despite, card.losses, card.unheard, card.left_out) == ("", (), (), ())
     (score,) = card.scores["north"]
@@ -128,6 +134,19 @@ def test_a_round_that_was_given_out_keeps_its_first_card(
     _close(folder, *_north(0.75, 1.0))
     again = promote(folder, 2, despite_losses=False)
     assert (again.is_new, again.card) == (False, first.card)
+
+
+def test_a_release_of_a_version_without_records_gets_one(
+    tmp_path: Path, plan: FederationPlan
+) -> None:
+    folder = _run(tmp_path, plan, *_north(0.75, 0.75, 0.75))
+    first = promote(folder, 3, despite_losses=False)
+    before = read_record(first.folder)
+    (first.folder / "release.json").unlink()
+    shutil.rmtree(folder.checkpoints / "round-00003")
+    again = promote(folder, 3, despite_losses=False)
+    assert (again.is_new, again.card) == (False, first.card)
+    assert read_record(first.folder) == before
 
 
 def test_models_without_a_card_were_not_given_out(tmp_path: Path, plan: FederationPlan) -> None:

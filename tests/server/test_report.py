@@ -187,6 +187,7 @@ def test_the_page_shows_the_numbers(
     words = " ".join(_Page(text).text.split())
     for expected in ("0.750", "2.50 mm", "3.25 voxels", "1,234", "north", "silent", "-0.250"):
         assert expected in words, expected
+    assert "bytes down / up per hospital and round 100 / 50 of that, segmenter 80 / 45" in words
 
 
 def test_the_page_says_what_is_protected_and_against_whom(
@@ -352,7 +353,13 @@ def test_self_learning_counts_as_no_training_on_labels(make_state: MakeState) ->
 
 
 def test_communication_by_hand(make_state: MakeState) -> None:
-    expected = Communication(rounds=2, bytes_up_per_site_round=50, bytes_down_per_site_round=100)
+    expected = Communication(
+        rounds=2,
+        bytes_up_per_site_round=50,
+        bytes_down_per_site_round=100,
+        bytes_up_by_network={"segmenter": 45, "student": 5},  # one of two sent no student
+        bytes_down_by_network={"segmenter": 80, "student": 20},
+    )
     assert communication(make_state(2)) == expected
     nothing = replace(make_state(1), round=0, history=())
     assert communication(nothing) == Communication(

@@ -13,6 +13,7 @@ from fake_hospitals import SCANS, ChangingGrid, FakeHospitals, Misdeed
 from common.errors import CheckpointError, QuorumError
 from common.plan import FederationPlan
 from common.updates import Arrays
+from common.wire import bytes_by_network
 from server import asking, rounds
 from server.checkpoints import load_state, save_state
 from server.progress import Step
@@ -57,7 +58,8 @@ def test_a_federation_from_beginning_to_end(plan: FederationPlan, tmp_path: Path
     hospitals = FakeHospitals(NAMES)
     state = _run(hospitals, plan, tmp_path)
     arrays = first_state(plan).arrays
-    size = sum(array.nbytes for array in arrays.values())
+    size = bytes_by_network(arrays)
+    assert size.keys() == {"segmenter", "student"}
     for number, record in enumerate(state.history, 1):
         assert (record.round, record.stage) == (number, [0, 0, 1][number - 1])
         assert [note.hospital for note in record.notes] == ["east", "north", "south", "west"]

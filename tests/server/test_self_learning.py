@@ -11,6 +11,7 @@ from fake_hospitals import SCANS, FakeHospitals, Misdeed
 from common.errors import QuorumError
 from common.plan import FederationPlan
 from common.updates import Arrays, LocalUpdate, Note, trained_in
+from common.wire import bytes_by_network
 from server import asking
 from server.checkpoints import load_state
 from server.round_state import RoundState
@@ -54,10 +55,6 @@ def _same(left: Arrays, right: Arrays) -> bool:
     return all(left[name].tobytes() == right[name].tobytes() for name in left)
 
 
-def _bytes(arrays: Arrays) -> int:
-    return sum(array.nbytes for array in arrays.values())
-
-
 def test_the_first_state_holds_the_network_only_if_it_is_federated(
     plan: FederationPlan, make_plan: MakePlan
 ) -> None:
@@ -83,15 +80,15 @@ def test_self_learning_averages_its_network_and_leaves_the_others(
         for name, array in expected.items():
             np.testing.assert_allclose(state.arrays[name], array, rtol=1e-4, atol=1e-6)
         assert _same(trained_in(plan, 3, state.arrays), others)
-        assert state.history[-1].bytes_down == _bytes(expected)
-        assert state.history[-1].bytes_up == dict.fromkeys(SCANS, _bytes(expected))
+        assert state.history[-1].bytes_down == bytes_by_network(expected)
+        assert state.history[-1].bytes_up == dict.fromkeys(SCANS, bytes_by_network(expected))
     learned = trained_in(plan, 1, states[1].arrays)
     for state in states[2:]:
         assert _same(trained_in(plan, 1, state.arrays), learned)
         assert not _same(trained_in(plan, 3, state.arrays), others)
         # The network travels down with every request, and is not sent up again.
-        assert state.history[-1].bytes_down == _bytes(first)
-        assert state.history[-1].bytes_up == dict.fromkeys(SCANS, _bytes(others))
+        assert state.history[-1].bytes_down == bytes_by_network(first)
+        assert state.history[-1].bytes_up == dict.fromkeys(SCANS, bytes_by_network(others))
     assert list(states[-1].arrays) == list(first)
 
 

@@ -18,6 +18,7 @@ from common.updates import (
     encode_request,
     encode_update,
 )
+from common.wire import to_wire
 from server.strategy import LARGEST_NUM_EXAMPLES
 from simulations.faults import misbehave
 from simulations.local_grid import NoAnswer
@@ -47,6 +48,16 @@ def test_a_scaled_update_goes_on_from_what_was_received(
     assert update.arrays["segmenter/a"].tolist() == expected
     assert update.arrays["segmenter/a"].dtype == np.float32
     assert update.note.num_examples == 4
+
+
+def test_a_scaled_difference_is_the_difference_scaled() -> None:
+    plan = small_scenario(wire="float16-deltas").plan
+    request = encode_request(RoundRequest(action="train", plan=plan, round=1), RECEIVED)
+    note = Note(hospital="hospital-a", outcome="trained", round=1, num_examples=4)
+    reply = encode_update(LocalUpdate(to_wire(TRAINED, RECEIVED, plan.wire), note))
+    fault = Fault(site="hospital-a", kind="scaled", factor=-10.0)
+    sent = decode_update(misbehave([fault], request, reply)).arrays["segmenter/a"]
+    assert (sent.tolist(), sent.dtype) == ([-5.0, 10.0], np.float16)
 
 
 def test_a_claim_is_as_large_as_the_server_believes() -> None:

@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hospital_rounds import assert_same_arrays
 from small_scenario import small_scenario
 
+from client.distillation.pairs import Cohort
 from client.learning.batches import Batch
 from client.learning.examples import Example
-from common.networks.unet import SEGMENTER, build_networks
+from common.networks.unet import SEGMENTER, STUDENT, build_networks, networks_to_arrays
+from common.plan import FederationPlan
 from common.scans import Geometry, LabelMap, Scan
 from simulations import pooled_training
-from simulations.pooled_training import train_pooled
+from simulations.pooled_training import train_pooled, train_pooled_student
 
 SHAPE = (8, 20, 16)
 
@@ -52,3 +55,24 @@ def test_all_steps_are_taken_while_the_rate_falls(monkeypatch: pytest.MonkeyPatc
     )
     pairs = zip(before, network.parameters(), strict=True)
     assert any((one != other).any() for one, other in pairs)
+
+
+def test_a_student_is_trained_on_all_that_its_plan_says() -> None:
+    values = small_scenario().plan.model_dump()
+    values["distillation"].update(pairs=1.0, hint=1.0, registration_steps=1)
+    plan = FederationPlan.model_validate(values)
+    one, cpu = example(), torch.device("cpu")
+    cohort = Cohort(["one"], [], {"one": ["one"]}, lambda _: one, lambda _: one.scan)
+
+    def trained(wanted: FederationPlan) -> dict[str, torch.Tensor]:
+        networks = build_networks(wanted)
+        student, segmenter = networks[STUDENT], networks[SEGMENTER]
+        before = networks_to_arrays({SEGMENTER: segmenter})
+        train_pooled_student(
+            student, segmenter, cohort, wanted, steps=10, stream=("a test",), device=cpu
+        )
+        assert_same_arrays(before, networks_to_arrays({SEGMENTER: segmenter}))
+        return student.state_dict()
+
+    first, plain = trained(plan), trained(small_scenario().plan)
+    assert any(not torch.equal(first[name], plain[name]) for name in first)

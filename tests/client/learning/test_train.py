@@ -12,7 +12,7 @@ from client.learning.device import check_device, choose_device
 from client.learning.train import learning_rate_at, train
 from client.learning.train_models import stay_near, train_segmenter, train_student
 from common.errors import SettingsError
-from common.learning_settings import Training
+from common.learning_settings import Distillation, Training
 
 CPU = torch.device("cpu")
 SETTINGS = Training(patch_size=(4, 4, 4), learning_rate=0.1, weight_decay=0.0)
@@ -87,7 +87,7 @@ def test_without_batches_nothing_happens() -> None:
     network = toy_network()
     rates = {"learning_rate": 0.1, "device": CPU}
     assert train_segmenter(network, [], SETTINGS, **rates) is None
-    assert train_student(network, toy_network(1), [], SETTINGS, **rates) is None
+    assert train_student(network, toy_network(1), [], SETTINGS, Distillation(), **rates) is None
     assert torch.equal(weights(network), weights(toy_network()))
 
 
@@ -165,7 +165,9 @@ def test_the_student_learns_the_segmenter_and_leaves_it_alone() -> None:
     # The labels say the opposite and weigh nothing: only the segmenter counts.
     contrary = replace(batch, target=batch.target.flip(1), weight=torch.zeros_like(batch.weight))
     batches = [contrary] * 80
-    loss = train_student(student, segmenter, batches, SETTINGS, learning_rate=0.1, device=CPU)
+    loss = train_student(
+        student, segmenter, batches, SETTINGS, Distillation(), learning_rate=0.1, device=CPU
+    )
     assert loss is not None
     assert torch.equal(weights(segmenter), before)
     assert all(parameter.grad is None for parameter in segmenter.parameters())

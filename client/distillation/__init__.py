@@ -1,0 +1,1 @@
+"""The student: registration-made pairs, a teacher that rebuilds scans, hints between the two."""

@@ -1,0 +1,1 @@
+"""A federation's model at work on scans that nobody has painted."""

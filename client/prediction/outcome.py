@@ -1,0 +1,94 @@
+"""What the model says of a scan: a label and a confidence for every voxel, and how much of each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from client.learning.predict_in_slabs import predict_in_slabs
+from client.prediction.model import Model, Role
+from common.scans import Scan
+from common.settings_file import Settings
+
+# A quarter costs the student 0.0006 Dice on hippocampus scans and up to two thirds less time
+# (docs/benchmarks.md); who asks for the segmenter wants the best there is.
+OVERLAP: dict[Role, float] = {"student": 0.25, "segmenter": 0.5}
+# Whole numbers of these are exact, and pack into a small file; finer ones would mean nothing.
+CONFIDENCE_STEPS = 256
+
+
+class Volume(Settings):
+    """How much of a structure was found. `mean_confidence` none: nothing was."""
+
+    index: int
+    name: str
+    snomed: str | None
+    colour: str
+    voxels: int
+    volume_ml: float
+    mean_confidence: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Both (I, J, K), RAS: the likeliest label index, and its probability."""
+
+    labels: UInt8[np.ndarray, "i j k"]
+    confidence: Float[np.ndarray, "i j k"]
+
+
+def predict(model: Model, scan: Scan) -> Outcome:
+    """The likeliest label that the model has learned, for every voxel.
+
+    The probability of a class that it has not learned yet is counted as background, as in training.
+    """
+    plan = model.record.plan
+    classes = [label.index for label in model.labels]
+    values = np.array([0, *classes], dtype=np.uint8)
+    labels = np.empty(scan.geometry.shape, dtype=np.uint8)
+    confidence = np.empty(scan.geometry.shape, dtype=np.float32)
+    slabs = predict_in_slabs(
+        model.network,
+        scan,
+        plan,
+        overlap=OVERLAP[model.role],
+        device=model.device,
+    )
+    for slab in slabs:
+        best, place = _of_learned(slab.probabilities, classes).max(dim=0)
+        slices = slice(slab.first, slab.first + best.shape[slab.axis])
+        where = tuple(slices if axis == slab.axis else slice(None) for axis in range(3))
+        labels[where] = values[place.numpy()]
+        confidence[where] = torch.round(best * CONFIDENCE_STEPS).numpy() / CONFIDENCE_STEPS
+    return Outcome(labels, confidence)
+
+
+def _of_learned(
+    probabilities: Float[Tensor, "n i j k"], classes: list[int]
+) -> Float[Tensor, "m i j k"]:
+    if len(classes) == len(probabilities) - 1:
+        return probabilities
+    learned = probabilities[classes]
+    return torch.cat([1 - learned.sum(dim=0, keepdim=True), learned])
+
+
+def measure_volumes(model: Model, scan: Scan, outcome: Outcome) -> tuple[Volume, ...]:
+    """One for each label that the model has learned, whether it was found or not."""
+    affine = np.asarray(scan.geometry.affine)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    volumes = []
+    for label in model.labels:
+        found = outcome.labels == label.index
+        voxels = int(found.sum())
+        mean = round(float(outcome.confidence[found].mean()), 3) if voxels else None
+        volumes.append(
+            Volume(
+                **label.model_dump(),
+                voxels=voxels,
+                volume_ml=round(voxels * voxel_ml, 4),
+                mean_confidence=mean,
+            )
+        )
+    return tuple(volumes)

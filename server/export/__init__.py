@@ -1,0 +1,1 @@
+"""The formats in which models leave the federation for those who do not run OneSlice."""

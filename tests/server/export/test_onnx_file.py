@@ -1,0 +1,98 @@
+"""ONNX Runtime comes to PyTorch's numbers, on patches of any number and size."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from common.errors import ReleaseError, SettingsError
+from common.networks.unet import build_networks
+from common.plan import FederationPlan
+from server.export.onnx_file import _largest_difference, write_onnx
+
+MakePlan = Callable[..., FederationPlan]
+
+
+@pytest.fixture(scope="module")
+def plan() -> FederationPlan:
+    """Unequal strides, two channels, residual units, and one voxel at the deepest on an axis."""
+    network = {"channels": [3, 4, 6], "strides": [[2, 2, 1], [2, 3, 2]], "residual_units": 1}
+    task = {"name": "t", "classes": ["organ"], "modality": "MR", "plane": "axial", "rounds": 1}
+    return FederationPlan.model_validate(
+        {
+            "name": "small",
+            "labels": [{"name": "organ", "index": 1}],
+            "tasks": [task],
+            "channels": 2,
+            "segmenter": network,
+            "student": network,
+            "training": {"patch_size": [12, 12, 2]},
+            "limits": {"hospitals": 1},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def network(plan: FederationPlan) -> torch.nn.Module:
+    return build_networks(plan)["student"].eval()
+
+
+@pytest.fixture(scope="module")
+def written(
+    tmp_path_factory: pytest.TempPathFactory, plan: FederationPlan, network: torch.nn.Module
+) -> SimpleNamespace:
+    """The file, and what its writer said of it."""
+    path = tmp_path_factory.mktemp("onnx") / "student.onnx"
+    difference = write_onnx(path, network, plan.student, plan, {"round": "4"})
+    return SimpleNamespace(path=path, difference=difference)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 12, 12, 2), (3, 2, 4, 18, 8), (2, 2, 32, 6, 14)])
+def test_the_same_numbers(
+    written: SimpleNamespace, network: torch.nn.Module, shape: tuple[int, ...]
+) -> None:
+    session = onnxruntime.InferenceSession(written.path, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    (found,) = session.run(["logits"], {"image": image})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image)).numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def test_what_the_file_tells(written: SimpleNamespace) -> None:
+    model = onnx.load(written.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {one.key: one.value for one in model.metadata_props} == {"round": "4"}
+    # Nothing of the machine that wrote it.
+    assert b".py" not in written.path.read_bytes()
+    assert 0 < written.difference < 1e-4
+    sides = [
+        axis.dim_param or axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim
+    ]
+    assert sides == ["patches", 2, "4*steps_i", "6*steps_j", "2*steps_k"]
+
+
+def test_other_numbers_are_refused(written: SimpleNamespace, plan: FederationPlan) -> None:
+    other = build_networks(plan.model_copy(update={"seed": 1}))["student"].eval()
+    with pytest.raises(ReleaseError, match=r"differ from PyTorch's by .* expected 0\.0001 at most"):
+        _largest_difference(written.path.read_bytes(), other, plan.student, plan)
+
+
+def test_what_is_not_installed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: SimpleNamespace,
+    plan: FederationPlan,
+    network: torch.nn.Module,
+) -> None:
+    monkeypatch.setattr("server.export.onnx_file._is_installed", lambda name: name == "onnx")
+    with pytest.raises(SettingsError, match=r"needs onnxscript: pip install 'oneslice\[export\]'"):
+        write_onnx(tmp_path / "student.onnx", network, plan.student, plan, {})
+    assert list(tmp_path.iterdir()) == []
+    assert _largest_difference(written.path.read_bytes(), network, plan.student, plan) is None
