@@ -12,6 +12,8 @@ os.environ.update(
     FLWR_DISABLE_UPDATE_CHECK="1",
     FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
     MLFLOW_DISABLE_TELEMETRY="true",
+    # Ray's workers give way to all else by default, and beside other tests would miss deadlines.
+    RAY_worker_niceness="0",
 )
 
 # On CI the examples are the same every time; at home new ones are drawn, and may find something.

@@ -25,7 +25,7 @@ def test_a_run_that_left_a_hospital_out_is_no_row() -> None:
 def test_the_peak_is_noticed_after_it_is_over() -> None:
     with peak_memory() as megabytes:
         block = np.ones(64 * 2**20, np.uint8)
-        for _ in range(20):  # long enough to be seen
+        for _ in range(60):  # long enough to be seen
             block += 1
         del block
     assert megabytes[0] > 50
