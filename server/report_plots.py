@@ -98,7 +98,7 @@ def plot_losses(plan: FederationPlan, ledger: Ledger) -> "Figure":
     axes.tick_params(labelsize=8, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("round")
-    figure.colorbar(image, label="Dice below the best so far", pad=0.01)
+    figure.colorbar(image, label="Dice lost", pad=0.01)
     return figure
 
 
