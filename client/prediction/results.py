@@ -7,7 +7,7 @@ there, which is written after all its other files. Killed in between, it is pred
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,14 +116,20 @@ def open_results(folder: Path, scans: Path, predicted_by: PredictedBy) -> Iterat
     _check_apart(folder, scans)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with hold_file(folder / LOCK, wait=False):
-            results = Results(folder, predicted_by)
-            _check_owner(results)
-            for path in folder.glob(f"{UNFINISHED}*"):
-                path.unlink()
-            yield results
-    except BlockingIOError:
-        raise StoreError(f"another run writes to {folder}: wait for it") from None
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be made ({error.strerror}): choose another --out"
+        ) from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_file(folder / LOCK, wait=False))
+        except BlockingIOError:
+            raise StoreError(f"another run writes to {folder}: wait for it") from None
+        results = Results(folder, predicted_by)
+        _check_owner(results)
+        for path in folder.glob(f"{UNFINISHED}*"):
+            path.unlink()
+        yield results
 
 
 def _check_apart(folder: Path, scans: Path) -> None:

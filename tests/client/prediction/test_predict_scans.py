@@ -171,6 +171,14 @@ def test_one_run_at_a_time(scans: Path, tmp_path: Path, make_model: MakeModel) -
             run(model, scans, tmp_path / "out")
 
 
+def test_where_a_file_lies_no_folder_is_made(
+    scans: Path, tmp_path: Path, make_model: MakeModel
+) -> None:
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    with pytest.raises(StoreError, match=r"out cannot be made \(File exists\): choose another"):
+        run(make_model(), scans, tmp_path / "out")
+
+
 def test_a_full_disk_stops_the_run_and_leaves_whole_files(
     scans: Path, tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
