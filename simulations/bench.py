@@ -198,17 +198,16 @@ def students(
     data: Data,
     out: Out = Path("runs/bench"),
     seeds: Annotated[int, typer.Option(help="How many runs and draws.")] = 3,
-    rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
-    steps: Annotated[int, typer.Option(help="Training steps of each student.")] = 480,
+    steps: Annotated[
+        int, typer.Option(help="Of each student; 240 is a hospital's in a run.")
+    ] = 240,
     arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
 ) -> None:
     """What a student learns best from, and which: all of one run's segmenter and labels."""
     runs = {}
     for seed in range(seeds):
-        # The same runs as those of `labels`.
-        length = (rounds, 24)
-        scenario = _changed(read_scenario("hippocampus_stream"), ALONE, length, seed)
-        folder = _folder_of(out, "painted slices alone", length, seed)
+        scenario = read_scenario("hippocampus_stream").with_seed(seed)
+        folder = out / f"{scenario.name}-{seed}"
         with bars_on_terminal() as progress:
             run_scenario(scenario, data, folder, progress=progress)
         runs[seed] = load_finished(folder, scenario.plan)

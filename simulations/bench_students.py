@@ -5,7 +5,7 @@ the end. Of these every student is trained anew in one place, so that nothing bu
 training differs from row to row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,7 +54,6 @@ ARMS: dict[str, Changes] = {
     "size 8-16-32": _sized(8, 16, 32, residual_units=0),
     "size 12-24-48": _sized(12, 24, 48, residual_units=0),
     "size 4-16-32-32": _sized(4, 16, 32, 32, residual_units=0),
-    "size 6-16-28-32": _sized(6, 16, 28, 32, residual_units=0),
 }
 
 
@@ -151,8 +150,10 @@ def try_student(run: Finished, plan: FederationPlan, steps: int, segmenter_dice:
 def compare_arms(runs: Mapping[int, Finished], steps: int, words: str) -> None:
     """Prints a row for each arm whose name holds the words: means and spreads over the seeds."""
     best = {seed: run.dice(run.plan, run.arrays, SEGMENTER) for seed, run in runs.items()}
-    print(f"segmenters: {', '.join(f'{dice:.4f}' for dice in best.values())}; {steps} steps")
-    print(f"{'student':<31}{'weights':>8}{'seeds':>6}{'mean Dice':>11}{'spread':>8}{'share':>7}")
+    federated = [run.dice(run.plan, run.arrays, STUDENT) for run in runs.values()]
+    print(f"segmenters: {_listed(best.values())}; their students: {_listed(federated)}")
+    head = f"{steps} steps in one place"
+    print(f"{head:<31}{'weights':>8}{'mean Dice':>11}{'spread':>8}{'share':>7}")
     for arm, changes in ARMS.items():
         if words not in arm:
             continue
@@ -162,8 +163,12 @@ def compare_arms(runs: Mapping[int, Finished], steps: int, words: str) -> None:
         ]
         dice = [trial.dice for trial in trials]
         print(
-            f"{arm:<31}{trials[0].parameters:>8}{len(trials):>6}{mean(dice):>11.4f}"
+            f"{arm:<31}{trials[0].parameters:>8}{mean(dice):>11.4f}"
             f"{stdev(dice) if len(dice) > 1 else 0.0:>8.4f}"
-            f"{mean(trial.of_segmenter for trial in trials):>7.3f}",
+            f"{mean(trial.of_segmenter for trial in trials):>7.3f}   {_listed(dice)}",
             flush=True,
         )
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)

@@ -4,6 +4,13 @@ import pytest
 from small_scenario import small_scenario
 
 from common.errors import SettingsError
+from common.networks.unet import (
+    SEGMENTER,
+    STUDENT,
+    build_networks,
+    count_parameters,
+    networks_to_arrays,
+)
 from simulations.scenario import read_scenario, scenario_names
 
 
@@ -11,6 +18,12 @@ from simulations.scenario import read_scenario, scenario_names
 def test_every_scenario_holds(name: str) -> None:
     scenario = read_scenario(name)
     assert scenario.name == scenario.plan.name == name
+
+
+@pytest.mark.parametrize("name", ["hippocampus_stream", "cardiac_vendors"])
+def test_the_student_has_an_eighth_of_the_segmenters_weights_at_most(name: str) -> None:
+    arrays = networks_to_arrays(build_networks(read_scenario(name).plan))
+    assert 8 * count_parameters(arrays, STUDENT) <= count_parameters(arrays, SEGMENTER)
 
 
 def test_the_named_scenarios_are_there() -> None:
