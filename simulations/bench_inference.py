@@ -7,7 +7,8 @@ exports; both engines have two threads, predict the same volumes and take turns.
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from client.learning.predict import predict_labels
+from client.learning.predict_in_slabs import predict_in_slabs
+from client.prediction.outcome import OVERLAP
 from common.networks.unet import SEGMENTER, STUDENT, build_networks
 from common.plan import FederationPlan
 from common.random_streams import generator
@@ -43,6 +46,8 @@ class OnnxNetwork(Module):
         super().__init__()
         options = SessionOptions()
         options.intra_op_num_threads = THREADS
+        # Its threads would wait in a loop and take the processor from those that blend windows.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def forward(self, image: Tensor) -> Tensor:
@@ -87,29 +92,47 @@ def _print_seconds(
 
     Processor seconds are the threads' own work, whatever else the machine does.
     """
-    scan = _scan(plan, TIMED)
-    models: dict[str, Module] = {}
-    for role, network in networks.items():
-        models[f"{role}, PyTorch"] = network
-        models[f"{role}, ONNX"] = OnnxNetwork(paths[role])
-    spent: dict[str, list[float]] = {name: [] for name in models}
-    worked: dict[str, list[float]] = {name: [] for name in models}
+    jobs = _jobs(plan, networks, paths)
+    spent: dict[str, list[float]] = {name: [] for name in jobs}
+    worked: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
-        for name, model in models.items():
+        for name, job in jobs.items():
             started, before = time.perf_counter(), time.process_time()
-            predict_labels(model, scan, plan.training, device=torch.device("cpu"))
+            job()
             spent[name].append(time.perf_counter() - started)
             worked[name].append(time.process_time() - before)
     print(f"a volume of {_written(TIMED)}, {THREADS} threads, median of {repeats}")
-    for name in models:
+    for name in jobs:
         both = median(spent[name]), median(worked[name])
         print(f"  {name:<20}{both[0]:8.2f} s, {both[1]:.2f} processor seconds")
     for what, slow, quick in (
         ("student to segmenter, PyTorch", f"{SEGMENTER}, PyTorch", f"{STUDENT}, PyTorch"),
+        ("student to segmenter, command", f"{SEGMENTER}, command", f"{STUDENT}, command"),
         ("student, ONNX to PyTorch", f"{STUDENT}, PyTorch", f"{STUDENT}, ONNX"),
         ("segmenter, ONNX to PyTorch", f"{SEGMENTER}, PyTorch", f"{SEGMENTER}, ONNX"),
     ):
         print(f"  {what:<30}{_ratio(spent[slow], spent[quick]):6.2f} times as quick")
+
+
+def _jobs(
+    plan: FederationPlan, networks: dict[str, Module], paths: dict[str, Path]
+) -> dict[str, Callable[[], object]]:
+    """By each engine with the same overlap of windows, and as `hospital predict` does it."""
+    scan, cpu = _scan(plan, TIMED), torch.device("cpu")
+    jobs: dict[str, Callable[[], object]] = {}
+    for role, overlap in OVERLAP.items():
+        network, onnx = networks[role], OnnxNetwork(paths[role])
+        jobs[f"{role}, PyTorch"] = partial(predict_labels, network, scan, plan.training, device=cpu)
+        jobs[f"{role}, ONNX"] = partial(predict_labels, onnx, scan, plan.training, device=cpu)
+        jobs[f"{role}, command"] = partial(_by_slabs, network, scan, plan, overlap, cpu)
+    return jobs
+
+
+def _by_slabs(
+    network: Module, scan: Scan, plan: FederationPlan, overlap: float, device: torch.device
+) -> None:
+    for _ in predict_in_slabs(network, scan, plan, overlap=overlap, device=device):
+        pass
 
 
 def _ratio(slow: Sequence[float], quick: Sequence[float]) -> float:
