@@ -4,8 +4,6 @@ Every number of hospitals gets a process of its own: memory that was once taken 
 """
 
 import json
-import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,8 +23,7 @@ from simulations.scenario import Scenario, read_scenario
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS = 4
-MEGABYTE = 2**20
-LOOK_S = 0.02
+KILOBYTES_PER_MEGABYTE = 1024
 
 
 @dataclass(frozen=True)
@@ -108,29 +105,33 @@ def tiny_scenario(count: int) -> Scenario:
 
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
-    """Afterwards holds by how many megabytes this process had grown at most."""
-    before, highest, result = resident_mb(), 0.0, list[float]()
-    over = threading.Event()
+    """Afterwards holds by how many megabytes this process had grown at most.
 
-    def look() -> None:
-        nonlocal highest
-        while not over.wait(LOOK_S):
-            highest = max(highest, resident_mb())
-
-    looking = threading.Thread(target=look)
-    looking.start()
+    Linux keeps the peak itself and starts it anew on request; a thread that
+    looked from time to time would miss what passes while it gets no turn.
+    """
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before, result = resident_mb(), list[float]()
     try:
         yield result
     finally:
-        over.set()
-        looking.join()
-        result.append(max(highest - before, 0.0))
+        result.append(max(peak_mb() - before, 0.0))
 
 
 def resident_mb() -> float:
     """What this process holds in memory."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
+    return _status_mb("VmRSS")
+
+
+def peak_mb() -> float:
+    """The most that this process held since its peak was last started anew."""
+    return _status_mb("VmHWM")
+
+
+def _status_mb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / KILOBYTES_PER_MEGABYTE
 
 
 def _check_complete(state: RoundState, count: int) -> None:

@@ -17,7 +17,7 @@ from client.local_round import Hospital, answer
 from common.settings_file import parse_settings
 from common.updates import RoundRequest, decode_update, encode_request
 from server.rounds import first_state
-from simulations.bench_hospitals import MEGABYTE, resident_mb, tiny_scenario
+from simulations.bench_hospitals import KILOBYTES_PER_MEGABYTE, resident_mb, tiny_scenario
 from simulations.progress import Progress, counted, no_progress
 from simulations.run import prepare
 from simulations.scenario import Scenario, read_scenario
@@ -58,7 +58,7 @@ def kb_per_round(looks: list[Look]) -> float:
     """The slope of a line through what was in use in the second stage, by least squares."""
     settled = looks[round(SETTLED_FROM * len(looks)) :]
     slope_mb = np.polyfit([one.round for one in settled], [one.used_mb for one in settled], 1)[0]
-    return float(slope_mb) * MEGABYTE / KILOBYTE
+    return float(slope_mb) * KILOBYTES_PER_MEGABYTE
 
 
 def two_stages(rounds: int) -> Scenario:
