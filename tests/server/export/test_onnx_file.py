@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch.nn import PReLU
 
 from common.errors import ReleaseError, SettingsError
 from common.networks.unet import build_networks
@@ -39,7 +40,12 @@ def plan() -> FederationPlan:
 
 @pytest.fixture(scope="module")
 def network(plan: FederationPlan) -> torch.nn.Module:
-    return build_networks(plan)["student"].eval()
+    """Every activation has a slope of its own, as after training."""
+    network = build_networks(plan)["student"].eval()
+    slopes = [one for one in network.modules() if isinstance(one, PReLU)]
+    for number, one in enumerate(slopes):
+        torch.nn.init.constant_(one.weight, 0.1 * (number + 1))
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,16 @@ def test_the_same_numbers(
         expected = network(torch.from_numpy(image)).numpy()
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def test_slopes_are_constants_in_the_file_alone(
+    written: SimpleNamespace, network: torch.nn.Module
+) -> None:
+    slopes = [one.weight.item() for one in network.modules() if isinstance(one, PReLU)]
+    nodes = onnx.load(written.path).graph.node
+    found = [node.attribute[0].f for node in nodes if node.op_type == "LeakyRelu"]
+    assert found == pytest.approx(slopes)
+    assert "PRelu" not in {node.op_type for node in nodes}
 
 
 def test_what_the_file_tells(written: SimpleNamespace) -> None:
