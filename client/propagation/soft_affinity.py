@@ -18,6 +18,8 @@ from torch import Tensor
 from client.propagation.region import region_around
 from common.plan import Propagation
 
+MOST_CACHED_NUMBERS = 2**19  # two megabytes of single precision
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -111,10 +113,11 @@ def match(
 ) -> Float[Tensor, "b k h w"]:
     """For each target pixel, the weights (summing to one) of the k source pixels around it."""
     radius = settings.search_radius_voxels
+    looking = target[:, :, None]
     cost = torch.cat(
         [
-            ((target[:, :, None] - row) ** 2).mean(1)
-            for row in _window_rows(source, radius, target.shape[2])
+            F.mse_loss(looking.expand_as(part), part, reduction="none").mean(1)
+            for part in _window_parts(source, radius, target.shape[2])
         ],
         dim=1,
     )
@@ -180,6 +183,22 @@ def foreground_agreement(
     overlap = torch.minimum(one[1:], other[1:]).sum((0, -2, -1))
     total = one[1:].sum((0, -2, -1)) + other[1:].sum((0, -2, -1))
     return 2 * overlap / total.clamp_min(1e-6)
+
+
+def _window_parts(
+    image: Float[Tensor, "b c h w"], radius: int, height: int
+) -> list[Float[Tensor, "b c part h w"]]:
+    """The shifted copies of an image: rows of the window, or one by one where a row is large.
+
+    With many channels a row no longer fits the processor's cache, which takes three times as long.
+    """
+    side, width = 2 * radius + 1, image.shape[3]
+    if side * image.shape[:2].numel() * height * width <= MOST_CACHED_NUMBERS:
+        return _window_rows(image, radius, height)
+    padded = F.pad(image, (radius,) * 4, mode="replicate")
+    return [
+        padded[:, :, None, i : i + height, j : j + width] for i in range(side) for j in range(side)
+    ]
 
 
 def _window_rows(

@@ -273,3 +273,14 @@ def _true_cost(source: Tensor, target: Tensor) -> Tensor:
         for j in range(2 * reach + 1)
     ]
     return torch.stack([(target[:, 0] - one) ** 2 for one in moved], dim=1)
+
+
+def test_rows_of_the_window_and_single_places_give_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    source, target = torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8)
+    settings = Propagation(search_radius_voxels=2)
+    by_rows = match(source, target, settings)
+    monkeypatch.setattr("client.propagation.soft_affinity.MOST_CACHED_NUMBERS", 0)
+    torch.testing.assert_close(match(source, target, settings), by_rows)
