@@ -1,51 +1,29 @@
-"""Rounds at a hospital: bytes in, bytes out, over a real store."""
+"""Rounds at a hospital over a real store: which scans are learned from, which are scored."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hospital_rounds import (
     ask,
-    assert_same_arrays,
     first_arrays,
     ids_of,
-    request_for,
-    without_times,
 )
 
 from client.annotation.annotator import Annotator, annotated_refs
-from client.local_round import Hospital, answer, train_round
+from client.local_round import Hospital
 from client.round_material import Labelled, choose_material, find_labelled
 from client.store.annotations import latest_annotations, save_annotation
-from client.store.audit import read_audit, verify_audit
-from client.store.ingest import ingest_cases
 from client.store.label_maps import find_label_map, load_label_map
-from client.store.layouts import find_cases
 from client.store.reviews import save_review
 from client.store.rounds import HospitalState, Memory, Remembered, latest_round, load_state
-from client.store.scans import find_scan, list_scans
 from common.plan import FederationPlan
 from common.scans import SliceAnnotation, SliceRef
-from common.updates import (
-    Action,
-    RoundRequest,
-    decode_update,
-    encode_request,
-)
-from common.version import PROTOCOL, SOFTWARE
 
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
 MakeOracle = Callable[[FederationPlan], Annotator]
 Paint = Callable[..., None]
-
-
-def events(hospital: Hospital) -> list[str]:
-    verify_audit(hospital.store)
-    return [row.event for row in read_audit(hospital.store)]
 
 
 # What a round is ------------------------------------------------------------------------------
@@ -179,158 +157,6 @@ def test_the_newest_open_task_is_chosen(
         assert material.remembered == remembered
 
 
-# What crosses the wire ------------------------------------------------------------------------
-
-
-def test_a_hello_is_greeted_and_leaves_no_trace(
-    make_hospital: MakeHospital, make_plan: MakePlan
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    update = ask(hospital, plan, 0, {}, action="hello")
-    assert (update.note.outcome, update.note.hospital) == ("greeted", "north")
-    assert update.arrays == {}
-    assert latest_round(hospital.store, plan.federation) == 0
-
-
-def test_a_reply_holds_exactly_the_tensors_that_came(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    sent = first_arrays(plan)
-    came = ask(hospital, plan, 1, sent).arrays
-    assert {name: (a.shape, a.dtype) for name, a in came.items()} == {
-        name: (a.shape, a.dtype) for name, a in sent.items()
-    }
-    for role in ("segmenter", "student"):
-        assert any((came[name] != sent[name]).any() for name in sent if name.startswith(role))
-
-
-def test_the_audit_says_what_left(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    request = request_for(plan, 1)
-    reply = answer(hospital, request)
-    (row,) = read_audit(hospital.store)
-    details, update = json.loads(row.details), decode_update(reply)
-    assert details["bytes"] == len(reply)
-    assert details["tensors"] == {
-        name: f"{array.dtype} {array.shape}" for name, array in update.arrays.items()
-    }
-    assert details["note"] == update.note.model_dump(mode="json")
-
-
-def test_the_same_request_gets_the_same_bytes_and_counts_once(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    request = request_for(plan, 1)
-    replies = [answer(hospital, request) for _ in range(3)]
-    assert replies[0] == replies[1] == replies[2]
-    # Whatever leaves is written down each time; trained was once.
-    assert events(hospital) == ["sending"] * 3
-    assert sum(load_state(hospital.store, plan.federation, 1).memory.seen.values()) == 3
-
-
-def test_scans_painted_during_a_stage_enter_the_memory_too(
-    make_hospital: MakeHospital, make_plan: MakePlan, oracle: MakeOracle, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    ref = SliceRef(ids_of(hospital, "first")[0], 2, 8)
-    save_annotation(hospital.store, oracle(plan).paint(hospital.store, ref, (1,)))
-    ask(hospital, plan, 1)
-    paint(hospital, plan, "first")
-    ask(hospital, plan, 2)
-    memory = load_state(hospital.store, plan.federation, 2).memory
-    assert {entry.scan_id for entry in memory.entries} == set(ids_of(hospital, "first"))
-
-
-def test_a_held_back_scan_may_have_two_slices(
-    make_hospital: MakeHospital, make_plan: MakePlan, oracle: MakeOracle, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan(training={"held_back_share": 0.5})
-    paint(hospital, plan, "first", "second")
-    for scan_id in ids_of(hospital, "first"):
-        ref = SliceRef(scan_id, 2, 3)
-        save_annotation(hospital.store, oracle(plan).paint(hospital.store, ref, (1,)))
-    note = ask(hospital, plan, 1).note
-    assert note.outcome == "trained"
-    assert note.skipped == 0
-    assert note.annotated_slices >= 2 * len(ids_of(hospital, "first")) - 1
-
-
-def test_another_request_for_the_same_round_starts_from_the_round_before(
-    make_hospital: MakeHospital, make_plan: MakePlan, oracle: MakeOracle, paint: Paint
-) -> None:
-    # As when a coordinator resumes from a checkpoint, and more was painted in the meantime.
-    hospital, plan = make_hospital(), make_plan()
-    ref = SliceRef(ids_of(hospital, "first")[0], 2, 8)
-    save_annotation(hospital.store, oracle(plan).paint(hospital.store, ref, (1,)))
-    first = ask(hospital, plan, 1)
-    assert (first.note.used, first.note.replayed) == (1, 0)
-    paint(hospital, plan, "first")
-    other = {name: array * np.float32(0.5) for name, array in first_arrays(plan).items()}
-    second = ask(hospital, plan, 1, other)
-    assert (second.note.used, second.note.replayed) == (3, 0)
-    # Nothing of the first answer is left: all three scans are offered to an empty memory.
-    memory = load_state(hospital.store, plan.federation, 1).memory
-    assert sum(memory.seen.values()) == len(memory.entries) == 3
-    assert events(hospital) == ["sending", "sending"]
-
-
-def test_scoring_trains_nothing_and_changes_nothing(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan(training={"held_back_share": 0.5})
-    paint(hospital, plan, "first", "second")
-    update = ask(hospital, plan, 4, action="score")
-    assert (update.note.outcome, update.arrays) == ("scored", {})
-    held_back = find_labelled(hospital.store, plan, 1).held_back
-    wanted = {task: len(found) for task, found in held_back.items() if found}
-    assert {score.task: score.cases for score in update.note.scores} == wanted
-    assert sum(wanted.values()) > 0
-    assert latest_round(hospital.store, plan.federation) == 0
-    assert events(hospital) == ["sending"]
-
-
-# Determinism and resuming -----------------------------------------------------------------------
-
-
-def test_a_hospital_killed_before_the_commit_answers_as_if_nothing_had_happened(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    plan = make_plan()
-    steady, killed = make_hospital("steady"), make_hospital("killed")
-    arrays = first_arrays(plan)
-    for number in (1, 2, 3, 4):
-        for hospital in (steady, killed):
-            paint(hospital, plan, "first" if number < 4 else "second")
-        request = RoundRequest(action="train", plan=plan, round=number)
-        train_round(killed, request, arrays)  # and the power goes off
-        assert latest_round(killed.store, plan.federation) == number - 1
-        wanted = ask(steady, plan, number, arrays)
-        found = ask(killed, plan, number, arrays)
-        assert_same_arrays(wanted.arrays, found.arrays)
-        assert without_times(wanted.note) == without_times(found.note)
-        assert load_state(steady.store, plan.federation, number) == load_state(
-            killed.store, plan.federation, number
-        )
-        arrays = wanted.arrays
-
-
-def test_a_round_that_was_missed_is_no_hindrance(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    ask(hospital, plan, 1)
-    note = ask(hospital, plan, 4).note
-    assert (note.outcome, note.replayed) == ("replay_only", 3)
-
-
 # Held back and spread ---------------------------------------------------------------------------
 
 
@@ -407,145 +233,3 @@ def test_labels_are_spread_again_when_a_slice_is_repainted(
     assert find_label_map(store, scan_id) != origins[0]
     assert find_label_map(store, untouched) == origins[1]
     np.testing.assert_array_equal(load_label_map(store, scan_id).hard()[ref.selection], mask)
-
-
-# What goes wrong --------------------------------------------------------------------------------
-
-
-def assert_tells_nothing(reply: bytes, hospital: Hospital) -> None:
-    private = [str(hospital.store.folder), hospital.store.folder.name, "patient-", ".npy"]
-    for scan in list_scans(hospital.store):
-        private += [scan.scan_id, scan.case, scan.image_key[:12]]
-    assert not [text for text in private if text.encode() in reply]
-
-
-def test_a_lost_array_fails_the_round_and_tells_nothing(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    scan = find_scan(hospital.store, ids_of(hospital, "first")[0])
-    (lost,) = (hospital.store.folder / "arrays").rglob(f"{scan.image_key}.npy")
-    kept = lost.read_bytes()
-    lost.unlink()
-    request = request_for(plan, 1)
-    reply = answer(hospital, request)
-    update = decode_update(reply)
-    assert update.arrays == {}
-    assert update.note.outcome == "failed"
-    assert update.note.reason == "StoreError: see the hospital's log"
-    assert_tells_nothing(reply, hospital)
-    (row,) = read_audit(hospital.store)
-    assert row.event == "failed"
-    assert "Traceback" in row.details
-    assert scan.image_key[:12] in row.details
-    # Nothing is committed, so that the same request is tried again once the file is back.
-    assert latest_round(hospital.store, plan.federation) == 0
-    lost.write_bytes(kept)
-    assert decode_update(answer(hospital, request)).note.outcome == "trained"
-
-
-def test_an_error_that_is_none_of_ours_tells_not_even_its_name(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    arrays = first_arrays(plan)
-    name = next(iter(arrays))
-    del arrays[name]  # torch refuses to load the rest
-    reply = answer(hospital, request_for(plan, 1, arrays))
-    assert decode_update(reply).note.reason == "see the hospital's log"
-    assert_tells_nothing(reply, hospital)
-    assert events(hospital) == ["failed"]
-
-
-def test_tensors_of_another_type_are_refused_before_they_leave(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    arrays = {name: array.astype(np.float64) for name, array in first_arrays(plan).items()}
-    note = ask(hospital, plan, 1, arrays).note
-    assert (note.outcome, note.reason) == ("failed", "EgressError: see the hospital's log")
-    assert latest_round(hospital.store, plan.federation) == 0
-
-
-def test_weights_that_are_not_finite_never_leave(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    paint(hospital, plan, "first")
-    arrays = first_arrays(plan)
-    for array in arrays.values():
-        array.fill(np.nan)
-    update = ask(hospital, plan, 1, arrays)
-    assert (update.note.outcome, update.arrays) == ("failed", {})
-
-
-@pytest.mark.parametrize("action", ["hello", "train"])
-@pytest.mark.parametrize("other", [{"protocol": 9}, {"software": "9.0.0"}, {"protocol": 2}])
-def test_a_coordinator_of_another_version_is_told_both_and_can_read_it(
-    make_hospital: MakeHospital, make_plan: MakePlan, action: Action, other: dict[str, Any]
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    request = RoundRequest(action=action, plan=plan, round=1).model_copy(update=other)
-    reply = answer(hospital, encode_request(request, {}))
-    length = int.from_bytes(reply[:8], "little")
-    note = json.loads(json.loads(reply[8 : 8 + length])["__metadata__"]["json"])
-    reason = (
-        f"the hospital runs OneSlice {SOFTWARE} (protocol {PROTOCOL}), the coordinator "
-        f"{request.software} (protocol {request.protocol}); at the hospital: "
-        f"pip install oneslice=={request.software}"
-    )
-    keys = {"hospital": hospital.store.hospital, "outcome": "failed", "reason": reason}
-    assert note == {**keys, "protocol": request.protocol}, "in the coordinator's own protocol"
-    assert len(reason) <= 200
-    assert "the coordinator" in read_audit(hospital.store)[0].details
-    assert_tells_nothing(reply, hospital)
-    rows = len(read_audit(hospital.store))
-    assert answer(hospital, encode_request(request, {})) == reply
-    assert len(read_audit(hospital.store)) == rows, "asked again and again, it is written once"
-
-
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"",
-        b"no request at all",
-        b"\xff" * 64,
-        (2).to_bytes(8, "little") + b"[]",
-        (21).to_bytes(8, "little") + b'{"__metadata__":null}',
-    ],
-    ids=["empty", "text", "huge-header", "list", "null"],
-)
-def test_bytes_that_are_no_request_are_answered_too(
-    make_hospital: MakeHospital, request_bytes: bytes
-) -> None:
-    hospital = make_hospital()
-    note = decode_update(answer(hospital, request_bytes)).note
-    assert (note.outcome, note.reason) == ("failed", "SettingsError: see the hospital's log")
-    assert events(hospital) == ["failed"]
-
-
-def test_a_store_that_is_gone_is_answered_too(
-    make_hospital: MakeHospital, make_plan: MakePlan
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    hospital.store.catalog.write_bytes(b"this is no catalog, and was one just now")
-    reply = answer(hospital, request_for(plan, 1))
-    assert decode_update(reply).note.reason == "StoreError: see the hospital's log"
-    assert str(hospital.store.folder).encode() not in reply
-
-
-def test_a_quarantined_case_is_counted_and_in_nobodys_way(
-    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint, tmp_path: Path
-) -> None:
-    hospital, plan = make_hospital(), make_plan()
-    folder = tmp_path / "bad"
-    (folder / "images").mkdir(parents=True)
-    (folder / "images" / "patient-bad.nii.gz").write_bytes(b"no scan")
-    dataset = find_cases(folder)
-    ingest_cases(hospital.store, dataset, dataset.cases, task=plan.tasks[0])
-    paint(hospital, plan, "first")
-    note = ask(hospital, plan, 1).note
-    assert (note.outcome, note.used, note.quarantined) == ("trained", 3, 1)
