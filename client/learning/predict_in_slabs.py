@@ -107,7 +107,12 @@ def _to_own_grid(
 ) -> Float[Tensor, "1 n i j k"]:
     """Trilinear: along the two other axes as a whole, along the slab's axis at `places`."""
     size = [n if other != axis else probabilities.shape[2 + axis] for other, n in enumerate(shape)]
-    probabilities = F.interpolate(probabilities, size=size, mode="trilinear", align_corners=False)
+    if size != list(probabilities.shape[2:]):
+        probabilities = F.interpolate(
+            probabilities, size=size, mode="trilinear", align_corners=False
+        )
+    if len(places) == probabilities.shape[2 + axis] and not (places % 1).any():
+        return probabilities  # the grids are the same along this axis
     below = torch.from_numpy(places.astype(np.int64)).to(probabilities.device)
     above = (below + 1).clamp(max=probabilities.shape[2 + axis] - 1)
     share = torch.from_numpy((places % 1).astype(np.float32)).to(probabilities.device)

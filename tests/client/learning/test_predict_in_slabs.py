@@ -65,7 +65,10 @@ def slabs_of(
     return list(slabs), network.windows
 
 
-@pytest.mark.parametrize("spacing_mm", [None, (2.0, 0.7, 1.3), (0.5, 0.5, 0.5), (9.0, 9.0, 9.0)])
+@pytest.mark.parametrize(
+    "spacing_mm",
+    [None, (2.0, 0.7, 1.3), (0.5, 0.5, 0.5), (9.0, 9.0, 9.0), (1.0, 1.0, 1.0), (2.0, 2.0, 1.0)],
+)
 @pytest.mark.parametrize("shape", [(12, 17, 9), (40, 9, 10), (10, 10, 37), (3, 20, 5), (1, 1, 1)])
 def test_slabs_joined_are_the_whole(
     shape: tuple[int, int, int], spacing_mm: tuple[float, float, float] | None
