@@ -213,6 +213,10 @@ def _why_left_out(hospital: str, notes: Sequence[Note], least: int) -> list[Left
         return [LeftOut(hospital=hospital, task=None, why=why)]
     few = {task: slices for task, slices in most.items() if slices < least}
     return [
-        LeftOut(hospital=hospital, task=task, why=f"has {slices} slices, fewer than {least}")
+        LeftOut(hospital=hospital, task=task, why=f"has {_slices(slices)}, fewer than {least}")
         for task, slices in few.items()
     ]
+
+
+def _slices(number: int) -> str:
+    return "1 slice" if number == 1 else f"{number} slices"

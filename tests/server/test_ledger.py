@@ -121,6 +121,14 @@ def test_a_score_on_too_few_slices_has_no_row_and_is_said_to_be_so(make_plan: Ma
     )
 
 
+def test_a_single_slice_is_said_so(make_plan: MakePlan) -> None:
+    plan = make_plan(release={"least_slices": 2})
+    (left_out,) = forgetting_ledger(
+        plan, scored_state(plan, [{"north": {"task1": (0.75, 1)}}])
+    ).left_out
+    assert left_out.why == "has 1 slice, fewer than 2"
+
+
 def test_hospitals_without_scores_are_named_with_the_reason(plan: FederationPlan) -> None:
     scores = [{"east": {}, "north": {"task1": 0.5}, "south": {}}] * 2
     state = scored_state(plan, scores)
