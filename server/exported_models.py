@@ -23,6 +23,7 @@ from common.released_models import (
 )
 from common.settings_file import Settings
 from common.whole_file import write_whole
+from common.window_overlap import WINDOW_OVERLAP
 from server.checkpoints import load_state
 from server.export.bundle_texts import bundle_texts
 from server.export.monai_bundle import write_bundle
@@ -111,7 +112,10 @@ def export_text(done: ExportedModels) -> str:
 
 
 def _find_promoted(folder: RunFolder, number: int | None) -> Path:
-    found = {int(path.parent.name[-5:]): path.parent for path in folder.promoted.glob(f"*/{CARD}")}
+    found = {
+        int(path.parent.name[-5:]): path.parent
+        for path in folder.promoted.glob(f"round-?????/{CARD}")
+    }
     command = f"oneslice coordinator promote {folder.path}"
     if number is not None and number not in found:
         raise ReleaseError(
@@ -132,6 +136,9 @@ def _find_promoted(folder: RunFolder, number: int | None) -> Path:
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place at the end; if anything fails, nothing is left."""
+    out = out.resolve()  # a folder can take the place of what a link points to, not of the link
+    if out == Path.cwd() or out.is_mount():
+        raise SettingsError(f"{out} cannot be replaced as a whole: name a new --out inside it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"expected a new or an empty folder, {out} is none: name another --out")
     unfinished = out.parent / f".{out.name}.unfinished"
@@ -155,12 +162,14 @@ def _size_of(plan: FederationPlan, role: str) -> NetworkSize:
 
 
 def _write_onnx(folder: Path, record: ReleaseRecord, role: str, network: Module) -> float | None:
-    plan = record.plan
+    plan, trained = record.plan, _trained(record)
+    taught = {index for task in trained.tasks for index in plan.class_indexes(task)}
     facts = {
         "federation": record.federation,
         "round": str(record.round),
         "models_sha256": record.models_sha256,
         "labels": json.dumps({label.index: label.name for label in plan.labels}),
+        "trained_labels": json.dumps(sorted(taught)),
         "patch_size": json.dumps(plan.training.patch_size),
         "spacing_mm": json.dumps(plan.training.spacing_mm),
     }
@@ -196,8 +205,14 @@ def _card(
 def _write_bundle(
     folder: Path, record: ReleaseRecord, role: str, network: Module, card: str
 ) -> None:
+    trained, overlap = _trained(record), WINDOW_OVERLAP[role]
+    texts = bundle_texts(record, trained, role, card)
+    target, size = folder / f"{role}_bundle", _size_of(trained, role)
+    write_bundle(target, network, size, trained, texts, overlap=overlap)
+
+
+def _trained(record: ReleaseRecord) -> FederationPlan:
+    """The plan with those tasks alone that the networks were trained on."""
     plan = record.plan
     begun = plan.tasks[: plan.stage_of_round(record.round) + 1]
-    trained = plan.model_copy(update={"tasks": begun})
-    texts = bundle_texts(record, trained, role, card)
-    write_bundle(folder / f"{role}_bundle", network, _size_of(plan, role), trained, texts)
+    return plan.model_copy(update={"tasks": begun})

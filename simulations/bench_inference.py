@@ -22,11 +22,11 @@ from torch.nn import Module
 
 from client.learning.predict import predict_labels
 from client.learning.predict_in_slabs import predict_in_slabs
-from client.prediction.outcome import OVERLAP
 from common.networks.unet import SEGMENTER, STUDENT, build_networks
 from common.plan import FederationPlan
 from common.random_streams import generator
 from common.scans import Geometry, Scan
+from common.window_overlap import WINDOW_OVERLAP
 from server.export.onnx_file import write_onnx
 from simulations.scenario import read_scenario
 
@@ -120,7 +120,7 @@ def _jobs(
     """By each engine with the same overlap of windows, and as `hospital predict` does it."""
     scan, cpu = _scan(plan, TIMED), torch.device("cpu")
     jobs: dict[str, Callable[[], object]] = {}
-    for role, overlap in OVERLAP.items():
+    for role, overlap in WINDOW_OVERLAP.items():
         network, onnx = networks[role], OnnxNetwork(paths[role])
         jobs[f"{role}, PyTorch"] = partial(predict_labels, network, scan, plan.training, device=cpu)
         jobs[f"{role}, ONNX"] = partial(predict_labels, onnx, scan, plan.training, device=cpu)

@@ -8,13 +8,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from client.learning.predict_in_slabs import predict_in_slabs
-from client.prediction.model import Model, Role
+from client.prediction.model import Model
 from common.scans import Scan
 from common.settings_file import Settings
+from common.window_overlap import WINDOW_OVERLAP
 
-# A quarter costs the student 0.0006 Dice on hippocampus scans and up to two thirds less time
-# (docs/benchmarks.md); who asks for the segmenter wants the best there is.
-OVERLAP: dict[Role, float] = {"student": 0.25, "segmenter": 0.5}
 # Whole numbers of these are exact, and pack into a small file; finer ones would mean nothing.
 CONFIDENCE_STEPS = 256
 
@@ -53,7 +51,7 @@ def predict(model: Model, scan: Scan) -> Outcome:
         model.network,
         scan,
         plan,
-        overlap=OVERLAP[model.role],
+        overlap=WINDOW_OVERLAP[model.role],
         device=model.device,
     )
     for slab in slabs:

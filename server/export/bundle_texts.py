@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.plan import FederationPlan
 from common.released_models import ReleaseRecord
 from common.scans import Modality
+from common.window_overlap import WINDOW_OVERLAP
 from server.export.monai_bundle import config_of
 
 SCHEMA = (
@@ -108,4 +109,5 @@ def _readme(record: ReleaseRecord, trained: FederationPlan, role: str) -> str:
         keep_trailing_newline=True,
     )
     template = environment.get_template("bundle_readme.md.jinja")
-    return template.render(record=record, plan=trained, role=role, configs=configs)
+    overlap = WINDOW_OVERLAP[role]
+    return template.render(record=record, plan=trained, role=role, configs=configs, overlap=overlap)

@@ -28,6 +28,8 @@ def write_bundle(
     size: NetworkSize,
     plan: FederationPlan,
     texts: Mapping[str, str],
+    *,
+    overlap: float,
 ) -> None:
     """Writes the bundle to `folder`.
 
@@ -37,6 +39,7 @@ def write_bundle(
         size: that of `network`.
         plan: the federation's, of the tasks that the network was trained on.
         texts: further files by their path in the bundle.
+        overlap: of neighbouring windows, along each axis, as a share of them.
 
     Raises:
         OSError: the folder cannot be written.
@@ -46,7 +49,7 @@ def write_bundle(
     torch.save(weights, buffer)
     write_whole(folder / "models" / "model.pt", buffer.getvalue())
     for name, task in tasks_by_config(plan).items():
-        config = json.dumps(inference_config(plan, size, task), indent=2)
+        config = json.dumps(inference_config(plan, size, task, overlap), indent=2)
         write_whole(folder / "configs" / name, config)
     for name, text in texts.items():
         write_whole(folder / name, text)
@@ -67,7 +70,7 @@ def config_of(plan: FederationPlan, task: Task) -> str:
     return next(name for name, one in configs.items() if _scale_of(one) == _scale_of(task))
 
 
-def inference_config(plan: FederationPlan, size: NetworkSize, task: Task) -> Config:
+def inference_config(plan: FederationPlan, size: NetworkSize, task: Task, overlap: float) -> Config:
     """From a folder of scans to a folder of label maps, each on the grid of its scan."""
     return {
         "imports": ["$import glob", "$import torch", "$from monai.transforms import Resize"],
@@ -89,7 +92,7 @@ def inference_config(plan: FederationPlan, size: NetworkSize, task: Task) -> Con
             "_target_": "SlidingWindowInferer",
             "roi_size": list(plan.training.patch_size),
             "sw_batch_size": plan.training.batch_size,
-            "overlap": 0.5,
+            "overlap": overlap,
             "mode": "gaussian",
             "padding_mode": "replicate",
         },
@@ -158,7 +161,7 @@ def _preprocessing(plan: FederationPlan, task: Task) -> list[Config]:
 
 def _intensities(task: Task) -> list[Config]:
     """As `client.store.normalise.normalise`."""
-    if task.window_hu is not None:
+    if task.modality == "CT" and task.window_hu is not None:
         low, high = task.window_hu
         window = {"a_min": low, "a_max": high, "b_min": -1.0, "b_max": 1.0, "clip": True}
         return [{"_target_": "ScaleIntensityRanged", "keys": "image", **window}]
@@ -183,6 +186,7 @@ def _postprocessing(plan: FederationPlan) -> list[Config]:
             "padding_mode": "border",
         }
         transforms.append(back)
+    transforms += _untaught_as_background(plan)
     # Back to the file's own order of voxels: flips and permutations, so nearest is exact.
     save = {
         "_target_": "SaveImaged",
@@ -195,6 +199,28 @@ def _postprocessing(plan: FederationPlan) -> list[Config]:
         "mode": "nearest",
     }
     return [*transforms, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, save]
+
+
+def _untaught_as_background(plan: FederationPlan) -> list[Config]:
+    """As `client.prediction.outcome.predict`: a class that no task has taught yet is background.
+
+    In training its probability counts as background, so nothing keeps it down.
+    """
+    taught = {0, *(index for task in plan.tasks for index in plan.class_indexes(task))}
+    untaught = [index for index in range(plan.num_classes) if index not in taught]
+    if not untaught:
+        return []
+    kept = [float(index in taught) for index in range(plan.num_classes)]
+    background = [float(index == 0) for index in range(plan.num_classes)]
+
+    def channels(values: list[float]) -> str:
+        return f"torch.tensor({values}, device=pred.device).reshape(-1, 1, 1, 1)"
+
+    merge = (
+        f"$lambda pred: pred * {channels(kept)} + "
+        f"pred[{untaught}].sum(0, keepdim=True) * {channels(background)}"
+    )
+    return [{"_target_": "Lambdad", "keys": "pred", "func": merge}]
 
 
 def _scale_of(task: Task) -> object:

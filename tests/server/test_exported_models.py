@@ -17,7 +17,7 @@ from common.plan import FederationPlan
 from common.released_models import read_release
 from server.checkpoints import save_state
 from server.cli import app
-from server.exported_models import export
+from server.exported_models import _whole_folder, export
 from server.model_card import ReleaseCard
 from server.promoted_models import promote
 from server.round_state import RoundRecord, RoundState
@@ -290,3 +290,23 @@ def test_what_a_killed_export_left_is_cleared(
     with pytest.raises(KeyboardInterrupt):
         export(folder, None, tmp_path / "out", stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_one_stands_in_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with (
+        pytest.raises(SettingsError, match="cannot be replaced as a whole: name a new --out"),
+        _whole_folder(Path()),
+    ):
+        pass
+
+
+def test_an_empty_folder_behind_a_link_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with _whole_folder(tmp_path / "link") as unfinished:
+        (unfinished / "file").touch()
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["file"]
