@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from common.learning_settings import Training
-from common.scans import Scan, SliceRef
+from common.scans import Geometry, Scan, SliceRef
 
 OVERLAP = 0.5  # of neighbouring windows, along each axis
 
@@ -40,9 +40,17 @@ def on_training_grid(
     image = torch.from_numpy(writable)[None].to(device)
     if settings.spacing_mm is None:
         return image
-    ratios = zip(image.shape[2:], scan.geometry.spacing_mm, settings.spacing_mm, strict=True)
-    size = [max(1, round(n * own / wanted)) for n, own, wanted in ratios]
+    size = size_at_spacing(scan.geometry, settings.spacing_mm)
     return F.interpolate(image, size=size, mode="trilinear", align_corners=False)
+
+
+def size_at_spacing(
+    geometry: Geometry, spacing_mm: tuple[float, float, float]
+) -> tuple[int, int, int]:
+    """How many voxels of another spacing a scan has along each axis."""
+    ratios = zip(geometry.shape, geometry.spacing_mm, spacing_mm, strict=True)
+    i, j, k = (max(1, round(n * own / wanted)) for n, own, wanted in ratios)
+    return i, j, k
 
 
 def slide(

@@ -47,8 +47,11 @@ def draw_overlay(
     present = [label for label in known if (labels == label.index).any()]
     lines = [Line2D([], [], color=label.colour, label=label.name) for label in present]
     if lines:
-        figure.legend(handles=lines, loc="outside lower center", ncols=6, fontsize=8)
-    figure.suptitle(title if lines else f"{title}: nothing was found", fontsize=9)
+        legend = figure.legend(handles=lines, loc="outside lower center", ncols=6, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name with two dollars is no formula
+    told = title if lines else f"{title}: nothing was found"
+    figure.suptitle(told, fontsize=9, parse_math=False)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()

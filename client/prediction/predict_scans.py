@@ -10,7 +10,7 @@ from client.prediction.model import Model
 from client.prediction.outcome import Outcome, measure_volumes, predict
 from client.prediction.overlay import draw_overlay
 from client.prediction.read_scan import ScanToPredict, read_scan
-from client.prediction.results import Prediction, Results
+from client.prediction.results import ENDING, Prediction, Results
 from client.store.atomic_files import check_room, write_atomically
 from client.store.layouts import Dataset
 from client.store.orientation import from_ras
@@ -20,6 +20,9 @@ from common.plan import Task
 
 LABELS, CONFIDENCE = "_labels.nii.gz", "_confidence.nii.gz"
 OVERLAY, SEGMENTATION = "_overlay.png", "_labels.dcm"
+ENDINGS = (LABELS, CONFIDENCE, OVERLAY, SEGMENTATION, ENDING)
+LONGEST_NAME_BYTES = 255
+REPLACED = "results of another scan of this name, or of this one as it was before, were replaced"
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,14 @@ def predict_scans(
             if case.name in seen:
                 raise BadScanError("another file has the same name: rename one of them")
             seen.add(case.name)
+            _check_name(case.name)
             scan = read_scan(dataset, case, model, told)
             found = results.find(case.name)
-            if found is not None and found.scan_id == scan.scan.scan_id:
+            if found is not None and _is_of(found, scan):
                 before.append(case.name)
             else:
+                if found is not None:
+                    notes.append((case.name, REPLACED))
                 found = _predict_scan(model, scan, results)
                 predicted.append(case.name)
             notes += [(case.name, note) for note in found.notes]
@@ -66,9 +72,28 @@ def predict_scans(
     return PredictionReport(tuple(predicted), tuple(before), tuple(bad), tuple(notes))
 
 
+def _is_of(found: Prediction, scan: ScanToPredict) -> bool:
+    """Whether nothing is left to do: the same voxels may have come back in another order."""
+    return found.scan_id == scan.scan.scan_id and found.original == scan.original
+
+
+def _check_name(name: str) -> None:
+    """Before an hour of work: results are called after the scan, in files and in their text."""
+    try:
+        taken = len((name + max(ENDINGS, key=len)).encode())
+    except UnicodeEncodeError:
+        raise BadScanError("its name is not in UTF-8: rename the file") from None
+    if taken > LONGEST_NAME_BYTES:
+        raise BadScanError(
+            f"its results would have names of {taken} bytes, file systems take "
+            f"{LONGEST_NAME_BYTES}: rename the file"
+        )
+
+
 def _predict_scan(model: Model, scan: ScanToPredict, results: Results) -> Prediction:
     outcome = predict(model, scan.scan)
-    results.begin(scan.name)
+    for ending in ENDINGS:  # what was found before, if it was, is no longer whole
+        results.path(scan.name, ending).unlink(missing_ok=True)
     files = [scan.name + ending for ending in (LABELS, CONFIDENCE, OVERLAY)]
     notes = [scan.note] if scan.note is not None else []
     write_volume_like(results.path(scan.name, LABELS), outcome.labels, scan.original)
@@ -85,6 +110,7 @@ def _predict_scan(model: Model, scan: ScanToPredict, results: Results) -> Predic
     prediction = Prediction(
         scan=scan.name,
         scan_id=scan.scan.scan_id,
+        original=scan.original,
         predicted_by=results.predicted_by,
         structures=measure_volumes(model, scan.scan, outcome),
         files=tuple(files),
@@ -103,7 +129,8 @@ def _write_segmentation(path: Path, model: Model, scan: ScanToPredict, outcome: 
         if error.name is None or not error.name.startswith("highdicom"):
             raise
         raise BadScanError(
-            "no DICOM SEG is written without highdicom: pip install 'oneslice[dicom]'"
+            "no DICOM SEG is written without highdicom: pip install 'oneslice[dicom]', then "
+            "predict with a new --out"
         ) from None
     labels = np.ascontiguousarray(from_ras(outcome.labels, scan.original))
     write_segmentation(path, labels, scan.stack, model)

@@ -4,16 +4,19 @@ A scan of the wrong kind is refused. DICOM says what it is, and some description
 where nothing does, the values may give it away: Hounsfield units go far below zero.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from client.learning.predict import size_at_spacing
 from client.prediction.model import Model
 from client.store.dicom_stacks import Stack
 from client.store.ingest import ReadCase, read_case
 from client.store.layouts import Case, Dataset
 from client.store.normalise import normalise
 from client.store.orientation import OriginalGeometry
+from client.store.volume_files import LARGEST_VOLUME_VOXELS
 from common.errors import BadScanError
 from common.plan import Task
 from common.scans import Modality, Scan
@@ -54,11 +57,30 @@ def read_scan(dataset: Dataset, case: Case, model: Model, told: Task | None) -> 
             f"the model takes {model.record.plan.channels} channel(s), the scan has "
             f"{len(read.image)}, from {len(case.images)} file(s)"
         )
+    _check_size(read, model)
     task = _task_of(read, dataset.modality, model, told)
     image = normalise(read.image, task.modality, task.window_hu)
     scan = Scan(read.scan_id, image, read.geometry, task.modality)
     note = read.dicom.note if read.dicom is not None else None
     return ScanToPredict(case.name, scan, read.original, case.stack, note)
+
+
+def _check_size(read: ReadCase, model: Model) -> None:
+    """A header that tells a wrong unit would make a volume larger than any memory."""
+    spacing_mm = model.record.plan.training.spacing_mm
+    if spacing_mm is None:
+        return
+    size = size_at_spacing(read.geometry, spacing_mm)
+    if math.prod(size) > LARGEST_VOLUME_VOXELS:
+        own, wanted = (
+            " x ".join(f"{mm:g}" for mm in sides)
+            for sides in (read.geometry.spacing_mm, spacing_mm)
+        )
+        raise BadScanError(
+            f"its voxels of {own} mm would become {' x '.join(map(str, size))} of the model's "
+            f"{wanted} mm, at most {LARGEST_VOLUME_VOXELS} in all are taken: does the header tell "
+            "the spacing in another unit?"
+        )
 
 
 def _task_of(read: ReadCase, described: Modality | None, model: Model, told: Task | None) -> Task:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from client.prediction.model import Model
 from client.prediction.outcome import Volume
 from client.store.atomic_files import UNFINISHED, check_room, write_atomically
+from client.store.orientation import OriginalGeometry
 from common.errors import SettingsError, StoreError
 from common.file_lock import hold_file
 from common.plan import Task
@@ -52,11 +53,13 @@ class PredictedBy(Settings):
 class Prediction(Settings):
     """NAME_prediction.json: what was found in a scan, and in which files it stands.
 
-    `scan_id` is a digest of its voxels and their place; `structures` name the labels' numbers.
+    `scan_id` is a digest of its voxels and their place, `original` how they lay in the file;
+    `structures` name the labels' numbers.
     """
 
     scan: str
     scan_id: str
+    original: OriginalGeometry
     predicted_by: PredictedBy
     structures: tuple[Volume, ...]
     files: tuple[str, ...]
@@ -77,10 +80,6 @@ class Results:
     def find(self, name: str) -> Prediction | None:
         """A scan's results; None if they are not there, or not whole."""
         return _read(self.path(name, ENDING))
-
-    def begin(self, name: str) -> None:
-        """Says that a scan's results are about to change."""
-        self.path(name, ENDING).unlink(missing_ok=True)
 
     def finish(self, prediction: Prediction) -> None:
         """Says that a scan's results are there."""
@@ -125,6 +124,10 @@ def open_results(folder: Path, scans: Path, predicted_by: PredictedBy) -> Iterat
             stack.enter_context(hold_file(folder / LOCK, wait=False))
         except BlockingIOError:
             raise StoreError(f"another run writes to {folder}: wait for it") from None
+        except OSError as error:
+            raise StoreError(
+                f"{folder} cannot be written ({error.strerror}): choose another --out"
+            ) from None
         results = Results(folder, predicted_by)
         _check_owner(results)
         for path in folder.glob(f"{UNFINISHED}*"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import DiskFullError
 
-UNFINISHED = "unfinished-"
+UNFINISHED = ".unfinished-"  # hidden: nobody's own files are called so
 # SQLite makes its shared memory (32 KiB) and its log anew when the first connection opens.
 CATALOG_ROOM_BYTES = 2 * 2**20
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix is kept because image libraries choose the format by it.
         handle, name = tempfile.mkstemp(
-            prefix=UNFINISHED, suffix="".join(path.suffixes), dir=path.parent
+            prefix=UNFINISHED, suffix="".join(path.suffixes[-2:]), dir=path.parent
         )
         os.close(handle)
         unfinished = Path(name)

@@ -37,13 +37,20 @@ def _read_file(path: Path, channels: int) -> Dataset:
             f"expected a volume ({', '.join(SUFFIXES)}), a DICOM file or a folder, got {path}"
         )
     around = find_cases(path.parent)
-    return replace(around, cases=tuple(case for case in around.cases if path in case.images))
+    cases = tuple(case for case in around.cases if path in case.images)
+    if not cases:
+        raise SettingsError(
+            f"{path} is none of the scans that {path.parent} is described to hold: name the "
+            "folder, or copy the file elsewhere"
+        )
+    return replace(around, cases=cases)
 
 
 def _loose(folder: Path, volumes: list[Path], channels: int) -> Dataset:
     files: dict[str, list[Path]] = defaultdict(list)
     for volume in volumes:
-        numbered = CHANNEL.fullmatch(stem_of(volume)) if channels > 1 else None
-        files[numbered[1] if numbered else stem_of(volume)].append(volume)
+        numbered = CHANNEL.fullmatch(stem_of(volume))
+        is_channel = numbered is not None and channels > 1 and int(numbered[2]) < channels
+        files[numbered[1] if numbered and is_channel else stem_of(volume)].append(volume)
     cases = tuple(Case(name, tuple(paths), None) for name, paths in sorted(files.items()))
     return Dataset("loose", folder, cases, {}, channels)

@@ -14,7 +14,7 @@ from small_dicom import write_series
 
 from client.prediction import predict_scans as module
 from client.prediction.model import Model
-from client.prediction.predict_scans import PredictionReport, predict_scans
+from client.prediction.predict_scans import REPLACED, PredictionReport, predict_scans
 from client.prediction.results import PredictedBy, open_results
 from client.store.loose_scans import find_scans
 from common.errors import DiskFullError, SettingsError, StoreError
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_where_it_was(
     monkeypatch.setattr(module, "draw_overlay", killed)
     with pytest.raises(KeyboardInterrupt):
         run(model, scans, out)
-    (out / "unfinished-half.nii.gz").write_bytes(b"half")  # as SIGKILL leaves it
+    (out / ".unfinished-half.nii.gz").write_bytes(b"half")  # as SIGKILL leaves it
     first = snapshot(out)
     report = run(model, scans, out)
     assert (report.predicted, report.done_before) == (("scan2",), ("scan1",))
@@ -216,3 +216,65 @@ def test_dicom_gets_a_segmentation_and_keeps_its_pseudonym(
     assert f"{name}_labels.dcm" in written
     texts = [path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix != ".dcm"]
     assert not any(b"Mustermann" in text or b"4711" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["b_$_$", "many.dots." * 20, "line\nbreak"])
+def test_odd_names_are_names(tmp_path: Path, make_model: MakeModel, name: str) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    image = (100 * hard(1).astype(np.int16)) - 100
+    nib.save(nib.Nifti1Image(image, AFFINE), folder / "scan.nii.gz")
+    (folder / "scan.nii.gz").rename(folder / f"{name}.nii.gz")
+    report = run(make_model(), folder, tmp_path / "out")
+    assert (report.predicted, report.set_aside) == ((name,), ())
+    assert (tmp_path / "out" / f"{name}_overlay.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [(b"n" * 240, "would have names of 258 bytes"), (b"M\xfcller", "not in UTF-8")],
+)
+def test_a_name_that_results_cannot_have_is_told_and_the_others_go_on(
+    scans: Path, tmp_path: Path, make_model: MakeModel, name: bytes, reason: str
+) -> None:
+    (scans / "broken.nii.gz").unlink()
+    (scans / "scan1.nii.gz").rename(scans / os.fsdecode(name + b".nii.gz"))
+    report = run(make_model(), scans, tmp_path / "out")
+    assert report.predicted == ("scan2",)
+    ((_, told),) = report.set_aside
+    assert reason in told
+    assert "rename the file" in told
+
+
+def test_the_same_scan_stored_in_another_order_is_predicted_anew(
+    scans: Path, tmp_path: Path, make_model: MakeModel
+) -> None:
+    run(make_model(), scans, tmp_path / "out")
+    path = scans / "scan1.nii.gz"
+    turned = nib.load(path).as_reoriented(np.array([[1, 1], [0, -1], [2, 1]]))
+    nib.save(turned, path)
+    report = run(make_model(), scans, tmp_path / "out")
+    assert (report.predicted, report.done_before) == (("scan1",), ("scan2",))
+    assert report.notes == (("scan1", REPLACED),)
+    found = nib.load(tmp_path / "out" / "scan1_labels.nii.gz")
+    assert found.shape == turned.shape
+    np.testing.assert_allclose(found.affine, turned.affine, atol=1e-6)
+
+
+def test_a_spacing_in_another_unit_is_told_and_the_others_go_on(
+    scans: Path, tmp_path: Path, make_model: MakeModel
+) -> None:
+    path = scans / "scan1.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), AFFINE * 1000), path)
+    model = make_model(training={"patch_size": [8, 8, 8], "spacing_mm": [1, 1, 1]})
+    report = run(model, scans, tmp_path / "out")
+    assert report.predicted == ("scan2",)
+    assert "in another unit?" in dict(report.set_aside)["scan1"]
+
+
+def test_a_file_of_somebody_else_stays(scans: Path, tmp_path: Path, make_model: MakeModel) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unfinished-thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(SettingsError, match="holds other files"):
+        run(make_model(), scans, tmp_path / "out")
+    assert (tmp_path / "out" / "unfinished-thesis.txt").exists()

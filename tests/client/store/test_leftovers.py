@@ -32,9 +32,9 @@ def test_what_killed_processes_leave_is_found_and_removed(
     assert find_leftovers(store) == []
     key = save_array(store, np.arange(5))
     files = [
-        store.folder / "arrays" / "ab" / "unfinished-x.npy",
-        store.folder / "rounds" / "fed" / "unfinished-y.reply",
-        store.folder / "unfinished-z",
+        store.folder / "arrays" / "ab" / ".unfinished-x.npy",
+        store.folder / "rounds" / "fed" / ".unfinished-y.reply",
+        store.folder / ".unfinished-z",
         store.folder / "trial-1" / "catalog.sqlite",
     ]
     for path in files:

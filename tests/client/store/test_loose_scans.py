@@ -57,3 +57,17 @@ def test_nothing_that_can_be_a_scan_is_an_error(tmp_path: Path) -> None:
         find_scans(tmp_path / "notes.txt", 1)
     with pytest.raises(SettingsError, match="expected a folder with scans"):
         find_scans(tmp_path / "nowhere", 1)
+
+
+def test_a_channel_that_is_missing_is_not_made_up_for_by_another(tmp_path: Path) -> None:
+    touch(tmp_path, "A_0000.nii.gz", "A_0002.nii.gz")
+    found = {case.name: len(case.images) for case in find_scans(tmp_path, 2).cases}
+    assert found == {"A": 1, "A_0002": 1}
+
+
+def test_a_dicom_file_that_the_folder_does_not_describe_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "images/c.nii.gz")
+    write_series(tmp_path, PIXELS)
+    path = next(path for path in tmp_path.iterdir() if path.is_file())
+    with pytest.raises(SettingsError, match="is none of the scans that"):
+        find_scans(path, 1)

@@ -107,7 +107,7 @@ def test_a_lost_one_is_replaced_once_and_the_log_says_so(
 def test_what_a_killed_process_left_unfinished_is_a_leftover(store: Store) -> None:
     ask(store, 3, 3, "third", 3.0)
     assert find_leftovers(store) == []
-    half = store.folder / OLD_MODELS / FED / "unfinished-x.safetensors"
+    half = store.folder / OLD_MODELS / FED / ".unfinished-x.safetensors"
     half.write_bytes(b"half")
     assert [one.path for one in find_leftovers(store)] == [half]
 

@@ -109,7 +109,7 @@ def test_what_a_killed_process_left_unfinished_is_a_leftover(
 ) -> None:
     receive(store, plan, 2, 1.0)
     assert find_leftovers(store) == []
-    half = store.folder / RECEIVED / plan.federation / "unfinished-x"
+    half = store.folder / RECEIVED / plan.federation / ".unfinished-x"
     half.mkdir()
     (half / "models.safetensors").write_bytes(b"half")
     assert [(one.path, one.num_bytes) for one in find_leftovers(store)] == [(half, 4)]

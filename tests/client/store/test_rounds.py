@@ -87,7 +87,7 @@ def test_a_commit_that_fails_leaves_the_round_as_it_was(store: Store, scan_ids: 
 
 def test_what_a_killed_process_left_behind_does_no_harm(store: Store, scan_ids: list[str]) -> None:
     commit_round(store, _state(scan_ids, 1), "digest", b"reply")
-    left = store.folder / "rounds" / "fed" / "unfinished-abc.reply"
+    left = store.folder / "rounds" / "fed" / ".unfinished-abc.reply"
     left.write_bytes(b"half")
     commit_round(store, _state(scan_ids, 2), "digest", b"reply")
     assert not left.exists()

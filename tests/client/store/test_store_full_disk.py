@@ -64,7 +64,7 @@ def _fill(disk: Path) -> Path:
 
 
 def _unfinished(disk: Path) -> list[Path]:
-    return list(disk.rglob("unfinished-*"))
+    return list(disk.rglob(".unfinished-*"))
 
 
 def test_ingest_stops_with_a_word_and_goes_on_with_room(
