@@ -29,7 +29,7 @@ from server.export.bundle_texts import bundle_texts
 from server.export.monai_bundle import write_bundle
 from server.export.onnx_file import write_onnx
 from server.model_card import NetworkFacts, ReleaseCard, build_card, card_text
-from server.promoted_models import CARD, ModelCard
+from server.promoted_models import CARD, read_card
 from server.report import Report
 from server.round_state import RoundState
 from server.run_folder import RunFolder
@@ -186,7 +186,7 @@ def _card(
     report = None
     # It is about the run's last round.
     if release.record.round == state.round and folder.report_json.exists():
-        report = Report.model_validate_json(folder.report_json.read_text(encoding="utf-8"))
+        report = _read_report(folder.report_json)
     tested = {SEGMENTER: report.segmenter, STUDENT: report.student} if report else {}
     networks = {
         role: NetworkFacts(
@@ -197,9 +197,20 @@ def _card(
         )
         for role, difference in differences.items()
     }
-    promoted = ModelCard.model_validate_json((source / CARD).read_text(encoding="utf-8"))
+    promoted = read_card(source)
     share = report.annotation.fraction_of_slices if report else None
     return build_card(release.record, promoted, state, networks, share)
+
+
+def _read_report(path: Path) -> Report:
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be read ({reason}): `oneslice coordinator report {path.parent}` writes "
+            "it anew; or delete it, then the card goes without the test scores"
+        ) from None
 
 
 def _write_bundle(

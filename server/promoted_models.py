@@ -94,8 +94,23 @@ def promote(folder: RunFolder, number: int | None, *, despite_losses: bool) -> P
 def _promoted_before(target: Path, plan: FederationPlan, number: int) -> PromotedModels:
     if not (target / RECORD).exists():  # given out by a version that wrote none
         write_release(target, (target / MODELS).read_bytes(), plan, number)
-    card = ModelCard.model_validate_json((target / CARD).read_text(encoding="utf-8"))
-    return PromotedModels(folder=target, card=card, is_new=False)
+    return PromotedModels(folder=target, card=read_card(target), is_new=False)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """What card.json says of a promoted round.
+
+    Raises:
+        ReleaseError: it is damaged, or of another version.
+    """
+    path = folder / CARD
+    try:
+        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReleaseError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): delete it and run `oneslice "
+            "coordinator promote` for this round again"
+        ) from None
 
 
 def promotion_text(done: PromotedModels) -> str:

@@ -17,7 +17,7 @@ from common.plan import FederationPlan
 from common.released_models import read_release
 from server.checkpoints import save_state
 from server.cli import app
-from server.exported_models import _whole_folder, export
+from server.exported_models import _read_report, _whole_folder, export
 from server.model_card import ReleaseCard
 from server.promoted_models import promote
 from server.round_state import RoundRecord, RoundState
@@ -249,6 +249,11 @@ def test_what_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"models\.safetensors was changed"):
         _export(folder, tmp_path / "out")
     models.write_bytes(data)
+    card = (promoted / "card.json").read_text()
+    (promoted / "card.json").write_text(card[:-9])
+    with pytest.raises(ReleaseError, match=r"card\.json cannot be read .*promote` for this round"):
+        _export(folder, tmp_path / "out")
+    (promoted / "card.json").write_text(card)
     folder.plan_file.write_text(folder.plan_file.read_text().replace('"small"', '"other"'))
     with pytest.raises(ReleaseError, match=r"is of small-\w+, expected other-"):
         _export(folder, tmp_path / "out")
@@ -310,3 +315,9 @@ def test_an_empty_folder_behind_a_link_is_filled(tmp_path: Path) -> None:
     with _whole_folder(tmp_path / "link") as unfinished:
         (unfinished / "file").touch()
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["file"]
+
+
+def test_a_damaged_report_is_told(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"report\.json cannot be read .*writes it anew"):
+        _read_report(tmp_path / "report.json")
