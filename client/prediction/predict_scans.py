@@ -20,7 +20,8 @@ from common.plan import Task
 
 LABELS, CONFIDENCE = "_labels.nii.gz", "_confidence.nii.gz"
 OVERLAY, SEGMENTATION = "_overlay.png", "_labels.dcm"
-ENDINGS = (LABELS, CONFIDENCE, OVERLAY, SEGMENTATION, ENDING)
+# The record first: where it is, the others are whole.
+ENDINGS = (ENDING, LABELS, CONFIDENCE, OVERLAY, SEGMENTATION)
 LONGEST_NAME_BYTES = 255
 REPLACED = "results of another scan of this name, or of this one as it was before, were replaced"
 
@@ -92,7 +93,7 @@ def _check_name(name: str) -> None:
 
 def _predict_scan(model: Model, scan: ScanToPredict, results: Results) -> Prediction:
     outcome = predict(model, scan.scan)
-    for ending in ENDINGS:  # what was found before, if it was, is no longer whole
+    for ending in ENDINGS:
         results.path(scan.name, ending).unlink(missing_ok=True)
     files = [scan.name + ending for ending in (LABELS, CONFIDENCE, OVERLAY)]
     notes = [scan.note] if scan.note is not None else []

@@ -261,6 +261,25 @@ def test_the_same_scan_stored_in_another_order_is_predicted_anew(
     np.testing.assert_allclose(found.affine, turned.affine, atol=1e-6)
 
 
+def test_the_record_goes_first_and_comes_last(
+    scans: Path, tmp_path: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make_model(), scans, tmp_path / "out")
+    path, record = scans / "scan1.nii.gz", tmp_path / "out" / "scan1_prediction.json"
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), 2 * AFFINE), path)
+    removed = list[str]()
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        removed.append(self.name)
+        os.unlink(self)
+        raise KeyboardInterrupt  # as if it was stopped right then
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_model(), scans, tmp_path / "out")
+    assert removed[0] == record.name
+
+
 def test_a_spacing_in_another_unit_is_told_and_the_others_go_on(
     scans: Path, tmp_path: Path, make_model: MakeModel
 ) -> None:
