@@ -67,9 +67,12 @@ class Task(Settings):
 
 
 class NetworkSize(Settings):
-    """A U-Net: channels per level and the stride between levels, one number or one per axis."""
+    """A U-Net: channels per level and the stride between levels, one number or one per axis.
 
-    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(min_length=2)
+    Eight levels at most: networks of hundreds would be built before anybody saw that they are.
+    """
+
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(min_length=2, max_length=8)
     strides: tuple[Stride | tuple[Stride, Stride, Stride], ...] = Field(min_length=1)
     residual_units: int = Field(default=1, ge=0, le=4)
 

@@ -61,6 +61,7 @@ def _set(values: Values, path: str, value: object) -> None:
         ("limits.quorum", 4, r"quorum 4 is more than the 3 hospitals expected"),
         ("limits.deadline_s", float("inf"), r"limits\.deadline_s = inf: .*finite"),
         ("segmenter.channels", [4], r"segmenter\.channels = \[4\]: .*at least 2 items"),
+        ("segmenter.channels", [4] * 9, r"segmenter\.channels = .*at most 8 items"),
         ("segmenter.strides", [2, 2], r"segmenter: 2 levels need 1 strides, got 2"),
         ("segmenter.strides", [5], r"segmenter\.strides\.0\.\S+ = 5: .*or equal to 4"),
     ],
