@@ -26,7 +26,7 @@ from common.whole_file import write_whole
 from common.window_overlap import WINDOW_OVERLAP
 from server.checkpoints import load_state
 from server.export.bundle_texts import bundle_texts
-from server.export.monai_bundle import write_bundle
+from server.export.monai_bundle import taught_indexes, write_bundle
 from server.export.onnx_file import write_onnx
 from server.model_card import NetworkFacts, ReleaseCard, build_card, card_text
 from server.promoted_models import CARD, read_card
@@ -162,14 +162,13 @@ def _size_of(plan: FederationPlan, role: str) -> NetworkSize:
 
 
 def _write_onnx(folder: Path, record: ReleaseRecord, role: str, network: Module) -> float | None:
-    plan, trained = record.plan, _trained(record)
-    taught = {index for task in trained.tasks for index in plan.class_indexes(task)}
+    plan = record.plan
     facts = {
         "federation": record.federation,
         "round": str(record.round),
         "models_sha256": record.models_sha256,
         "labels": json.dumps({label.index: label.name for label in plan.labels}),
-        "trained_labels": json.dumps(sorted(taught)),
+        "trained_labels": json.dumps(taught_indexes(_trained(record))),
         "patch_size": json.dumps(plan.training.patch_size),
         "spacing_mm": json.dumps(plan.training.spacing_mm),
     }

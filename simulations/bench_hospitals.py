@@ -5,9 +5,7 @@ Every number of hospitals gets a process of its own: memory that was once taken 
 
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,13 +15,13 @@ from common.settings_file import parse_settings
 from server.round_state import RoundState
 from server.run_folder import RunFolder
 from simulations.engines import SimulatedFederation, run_engine
+from simulations.process_memory import peak_memory
 from simulations.progress import no_progress
 from simulations.run import prepare
 from simulations.scenario import Scenario, read_scenario
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS = 4
-KILOBYTES_PER_MEGABYTE = 1024
 
 
 @dataclass(frozen=True)
@@ -101,37 +99,6 @@ def tiny_scenario(count: int) -> Scenario:
     phantoms = {"shape": [16, 20, 16], "scans_per_site": 2, "test_scans": 1}
     changes = {"sites": sites, "deals": values["deals"][:1], "phantoms": phantoms}
     return parse_settings(Scenario, {**values, **changes}, f"{count} hospitals")
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """Afterwards holds by how many megabytes this process had grown at most.
-
-    Linux keeps the peak itself and starts it anew on request; a thread that
-    looked from time to time would miss what passes while it gets no turn.
-    """
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before, result = resident_mb(), list[float]()
-    try:
-        yield result
-    finally:
-        result.append(max(peak_mb() - before, 0.0))
-
-
-def resident_mb() -> float:
-    """What this process holds in memory."""
-    return _status_mb("VmRSS")
-
-
-def peak_mb() -> float:
-    """The most that this process held since its peak was last started anew."""
-    return _status_mb("VmHWM")
-
-
-def _status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1]) / KILOBYTES_PER_MEGABYTE
 
 
 def _check_complete(state: RoundState, count: int) -> None:

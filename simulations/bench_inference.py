@@ -28,11 +28,11 @@ from common.random_streams import generator
 from common.scans import Geometry, Scan
 from common.window_overlap import WINDOW_OVERLAP
 from server.export.onnx_file import write_onnx
+from simulations.process_memory import peak_mb
 from simulations.scenario import read_scenario
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 THREADS = 2
-MEGABYTE = 2**20
 Shape = tuple[int, int, int]
 TIMED: Shape = (128, 128, 128)
 LARGE: Shape = (256, 256, 128)
@@ -147,26 +147,20 @@ def _print_memory(scenario: str, paths: dict[str, Path]) -> None:
     for role in (SEGMENTER, STUDENT):
         for engine, path in (("PyTorch", None), ("ONNX", paths[role])):
             with context.Pool(1) as pool:
-                before, peak = pool.apply(_peak_bytes, (scenario, role, path))
-            told = f"{peak / MEGABYTE:8.0f} MB, {before / MEGABYTE:.0f} of them before it begins"
+                before, peak = pool.apply(_peaks_mb, (scenario, role, path))
+            told = f"{peak:8.0f} MB, {before:.0f} of them before it begins"
             print(f"  {f'{role}, {engine}':<20}{told}", flush=True)
 
 
-def _peak_bytes(scenario: str, role: str, path: Path | None) -> tuple[int, int]:
+def _peaks_mb(scenario: str, role: str, path: Path | None) -> tuple[float, float]:
     """The peak of this process before it predicts and after."""
     torch.set_num_threads(THREADS)
     plan = read_scenario(scenario).plan
     model = build_networks(plan)[role] if path is None else OnnxNetwork(path)
     scan = _scan(plan, LARGE)
-    before = _peak()
+    before = peak_mb()
     predict_labels(model, scan, plan.training, device=torch.device("cpu"))
-    return before, _peak()
-
-
-def _peak() -> int:
-    """Of this program alone; `ru_maxrss` begins with what the one that started it held."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return before, peak_mb()
 
 
 def _scan(plan: FederationPlan, shape: Shape) -> Scan:

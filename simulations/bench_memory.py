@@ -17,12 +17,12 @@ from client.local_round import Hospital, answer
 from common.settings_file import parse_settings
 from common.updates import RoundRequest, decode_update, encode_request
 from server.rounds import first_state
-from simulations.bench_hospitals import KILOBYTES_PER_MEGABYTE, resident_mb, tiny_scenario
+from simulations.bench_hospitals import tiny_scenario
+from simulations.process_memory import KILOBYTES_PER_MEGABYTE, resident_mb
 from simulations.progress import Progress, counted, no_progress
 from simulations.run import prepare
 from simulations.scenario import Scenario, read_scenario
 
-KILOBYTE = 2**10
 ROUNDS_PER_LOOK = 10
 # Libraries load in the first stage; in the second nothing new does.
 SETTLED_FROM = 0.5

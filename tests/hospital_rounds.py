@@ -3,6 +3,7 @@
 import numpy as np
 
 from client.local_round import Hospital, answer
+from client.store.audit import read_audit, verify_audit
 from client.store.scans import list_scans
 from common.networks.unet import build_networks, networks_to_arrays
 from common.plan import FederationPlan
@@ -54,3 +55,9 @@ def assert_same_arrays(one: Arrays, other: Arrays) -> None:
 
 def ids_of(hospital: Hospital, task: str) -> list[str]:
     return [scan.scan_id for scan in list_scans(hospital.store, task)]
+
+
+def events(hospital: Hospital) -> list[str]:
+    """What a hospital's audit log says happened, in order; the log holds."""
+    verify_audit(hospital.store)
+    return [row.event for row in read_audit(hospital.store)]

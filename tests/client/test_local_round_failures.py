@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hospital_rounds import (
     ask,
+    events,
     first_arrays,
     ids_of,
     request_for,
 )
 
 from client.local_round import Hospital, answer
-from client.store.audit import read_audit, verify_audit
+from client.store.audit import read_audit
 from client.store.ingest import ingest_cases
 from client.store.layouts import find_cases
 from client.store.rounds import latest_round
@@ -32,11 +33,6 @@ from common.version import PROTOCOL, SOFTWARE
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
 Paint = Callable[..., None]
-
-
-def events(hospital: Hospital) -> list[str]:
-    verify_audit(hospital.store)
-    return [row.event for row in read_audit(hospital.store)]
 
 
 def assert_tells_nothing(reply: bytes, hospital: Hospital) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from hospital_rounds import (
     ask,
     assert_same_arrays,
+    events,
     first_arrays,
     ids_of,
     request_for,
@@ -17,7 +18,7 @@ from client.annotation.annotator import Annotator
 from client.local_round import Hospital, answer, train_round
 from client.round_material import find_labelled
 from client.store.annotations import save_annotation
-from client.store.audit import read_audit, verify_audit
+from client.store.audit import read_audit
 from client.store.rounds import latest_round, load_state
 from common.plan import FederationPlan
 from common.scans import SliceRef
@@ -30,11 +31,6 @@ MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
 MakeOracle = Callable[[FederationPlan], Annotator]
 Paint = Callable[..., None]
-
-
-def events(hospital: Hospital) -> list[str]:
-    verify_audit(hospital.store)
-    return [row.event for row in read_audit(hospital.store)]
 
 
 # What crosses the wire ------------------------------------------------------------------------
