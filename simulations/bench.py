@@ -40,7 +40,7 @@ from simulations.scenario import Scenario, read_scenario
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 # Labels from painted slices alone are the scenario's own; the segmenter joins where its Dice on
-# held-back slices has reached what it is late in the stream.
+# held-back slices has reached what a small one has in the stream's middle.
 ALONE: dict[str, dict[str, Any]] = {
     "propagation": {"candidates": ["patches"], "segmenter_from": None},
     "correspondence": {"rounds": 0},
@@ -49,9 +49,9 @@ ALL_PARTS: dict[str, dict[str, Any]] = {
     "annotation": {"slice_choice": "doubt"},
     "propagation": {
         "candidates": ["patches", "correspondence", "registration"],
-        "segmenter_from": 0.74,
+        "segmenter_from": 0.7,
     },
-    "correspondence": {"rounds": 2, "steps": 200},
+    "correspondence": {"rounds": 2, "steps": 75},
 }
 
 
@@ -85,6 +85,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 Out = Annotated[Path, typer.Option(help="Finished runs are kept here.")]
 Data = Annotated[Path, typer.Option(help="The folder of the hippocampus scans.")]
+Small = Annotated[bool, typer.Option("--small", help="Half the width, small patches.")]
 
 
 @app.command()
@@ -92,19 +93,20 @@ def labels(
     data: Data,
     out: Out = Path("runs/bench"),
     seeds: Annotated[int, typer.Option(help="How many draws of each arm.")] = 3,
-    rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
     steps: Annotated[int, typer.Option(help="Training steps a round; 24 is its own.")] = 24,
     arms: Annotated[str, typer.Option(help="Only arms whose name holds this.")] = "",
+    small: Small = False,
 ) -> None:
     """What each part of the label engine adds: test Dice of hippocampus_stream."""
     print(f"{'labels':<26}{'seeds':>6}{'mean Dice':>11}{'spread':>8}")
-    for arm, changes in LABEL_ARMS.items():
-        if arms not in arm:
+    for name, parts in LABEL_ARMS.items():
+        if arms not in name:
             continue
+        arm, changes = (f"small, {name}", parts | SMALL) if small else (name, parts)
         results = []
         for seed in range(seeds):
-            scenario = _changed(read_scenario("hippocampus_stream"), changes, (rounds, steps), seed)
-            folder = _folder_of(out, arm, (rounds, steps), seed)
+            scenario = _changed(read_scenario("hippocampus_stream"), changes, (10, steps), seed)
+            folder = _folder_of(out, arm, (10, steps), seed)
             with bars_on_terminal() as progress:
                 report = run_scenario(scenario, data, folder, progress=progress)
             assert report.segmenter is not None
@@ -160,7 +162,7 @@ def late(
     seeds: Annotated[int, typer.Option(help="How many draws.")] = 3,
     rounds: Annotated[int, typer.Option(help="Rounds per stage; 10 is the scenario's own.")] = 10,
     steps: Annotated[int, typer.Option(help="Training steps a round; 24 is its own.")] = 24,
-    small: Annotated[bool, typer.Option("--small", help="Half the width, small patches.")] = False,
+    small: Small = False,
 ) -> None:
     """A hospital that joins at the last stage with five scans: what it gains, what others lose."""
     changes, arm = (SMALL, "late small") if small else ({}, "late")
