@@ -13,7 +13,9 @@ from client.crop import Crop
 from client.current_model import load_current_model
 from client.label_engine import LabelMaker, label_maker_now, shows_slices, spread_new
 from client.policy import read_policy
+from client.propagation.spread_labels import FEWEST_SLICES, is_too_short
 from client.quick_update import quick_update
+from client.store.annotations import latest_annotations
 from client.store.label_maps import load_label_map
 from client.store.lock import among_others
 from client.store.store import Store
@@ -25,6 +27,10 @@ Volume = UInt8[np.ndarray, "i j k"]
 NO_MODEL = (
     "No model yet: this is what you painted, carried through the scan. Whether another slice would "
     "help is known once this hospital has trained in a round."
+)
+TOO_SHORT = (
+    f"Fewer than {FEWEST_SLICES} slices along the plane: nothing can be carried through this scan, "
+    "and what you paint is used as it is."
 )
 NO_NETWORK = (
     "No correspondence network is learned yet: the label was carried without it, and is made again "
@@ -51,10 +57,12 @@ class HospitalLabeller:
         with among_others(self.store):
             maker, is_whole = self._maker()
             # A round makes labels with the network: without it they are not made again.
-            if is_whole or not shows_slices(self.store, scan_id):
+            if is_whole or not shows_slices(self.store, scan_id, self.plan.federation):
                 spread_new(maker, [scan_id])
-            shown = show(load_label_map(self.store, scan_id))
-        return Made(shown, "" if is_whole else NO_NETWORK)
+            labels = load_label_map(self.store, scan_id, self.plan.federation, joined=False)
+            if is_too_short(labels.weight.shape, latest_annotations(self.store, scan_id)):
+                return Made(show(labels), TOO_SHORT)
+        return Made(show(labels), "" if is_whole else NO_NETWORK)
 
     def update(self, scan_id: str, spread: Shown, pause: Callable[[], None]) -> Made:
         """What the current model makes of it; nothing while the hospital has none."""

@@ -15,13 +15,15 @@ from torch.nn import Module
 from torch.nn.utils import parameters_to_vector
 
 from client.learning.predict import predict_probabilities
+from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.own_correspondence import learned_correspondence, own_correspondence
 from client.propagation.fuse import fuse
-from client.propagation.spread_labels import spread_labels
+from client.propagation.spread_labels import is_too_short, spread_labels
 from client.store.annotations import latest_annotations
 from client.store.label_maps import (
     MadeFrom,
-    drop_label_maps,
+    adopt_label_map,
+    drop_joined,
     find_label_map,
     load_label_map,
     save_label_map,
@@ -30,7 +32,7 @@ from client.store.scans import load_scan
 from client.store.store import Store
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.networks.unet import load_arrays
-from common.plan import FederationPlan, Task
+from common.plan import FederationPlan, Propagation, Task
 from common.updates import CORRESPONDENCE, Arrays
 
 
@@ -40,13 +42,15 @@ class LabelMaker:
 
     Attributes:
         store: the hospital's.
-        plan: how.
-        network: the correspondence network, if the plan names it as a candidate.
+        plan: for whom.
+        propagation: how; the plan's own, or what is left of it while no network is learned.
+        network: the correspondence network, if it is among the candidates.
         device: where.
     """
 
     store: Store
     plan: FederationPlan
+    propagation: Propagation
     network: CorrespondenceNetwork | None
     device: torch.device
 
@@ -57,10 +61,14 @@ def label_maker(
     arrays: Arrays,
     device: torch.device,
     tasks: Sequence[Task] | None = None,
+    clock: RoundClock = NO_LIMIT,
 ) -> LabelMaker:
     """With the federation's correspondence network if the plan trains one, else the hospital's.
 
     The hospital's own is learned from the scans of `tasks`; none: of all that the plan names.
+
+    Raises:
+        OutOfTimeError: it is not learned yet, and the clock was over.
     """
     network = None
     if "correspondence" in plan.propagation.candidates:
@@ -68,8 +76,8 @@ def label_maker(
             network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
             load_arrays(network, arrays, CORRESPONDENCE)
         else:
-            network = own_correspondence(store, plan, device, tasks)
-    return LabelMaker(store, plan, network, device)
+            network = own_correspondence(store, plan, device, tasks, clock)
+    return LabelMaker(store, plan, plan.propagation, network, device)
 
 
 def label_maker_now(
@@ -82,22 +90,22 @@ def label_maker_now(
     """
     wanted = plan.propagation.candidates
     if "correspondence" not in wanted:
-        return LabelMaker(store, plan, None, device), True
+        return LabelMaker(store, plan, plan.propagation, None, device), True
     own = plan.correspondence.rounds == 0
     network = learned_correspondence(store, plan, tasks) if own else None
     if network is not None:
-        return LabelMaker(store, plan, network, device), True
+        return LabelMaker(store, plan, plan.propagation, network, device), True
     others = tuple(one for one in wanted if one != "correspondence") or ("patches",)
     settings = plan.propagation.model_copy(update={"candidates": others})
-    without = plan.model_copy(update={"propagation": settings})
-    return LabelMaker(store, without, None, device), False
+    return LabelMaker(store, plan, settings, None, device), False
 
 
-def shows_slices(store: Store, scan_id: str) -> bool:
-    """Whether a scan's newest label map has its painted slices as they are now."""
-    if find_label_map(store, scan_id) is None:
+def shows_slices(store: Store, scan_id: str, federation: str) -> bool:
+    """Whether what was spread last, for this federation, has the painted slices as they are now."""
+    if find_label_map(store, scan_id, federation, joined=False) is None:
         return False
-    labels, annotations = load_label_map(store, scan_id), latest_annotations(store, scan_id)
+    labels = load_label_map(store, scan_id, federation, joined=False)
+    annotations = latest_annotations(store, scan_id)
     if set(labels.classes) != {index for one in annotations for index in one.looked_for}:
         return False
     index_of_channel = np.array([0, *labels.classes], dtype=np.uint8)
@@ -109,11 +117,11 @@ def shows_slices(store: Store, scan_id: str) -> bool:
 
 
 def spread_new(maker: LabelMaker, scan_ids: Iterable[str]) -> None:
-    """Spreads the painted slices of scans whose newest label map was made from something else."""
-    weights = b""
+    """Spreads the painted slices of scans where that was done from something else, or never."""
+    federation, weights = maker.plan.federation, b""
     if maker.network is not None:
         weights = parameters_to_vector(maker.network.parameters()).detach().cpu().numpy().tobytes()
-    settings = maker.plan.propagation.model_dump_json().encode()
+    settings = maker.propagation.model_dump_json().encode()
     common_part = hashlib.sha256(settings + weights)
     for scan_id in scan_ids:
         annotations = latest_annotations(maker.store, scan_id)
@@ -121,13 +129,15 @@ def spread_new(maker: LabelMaker, scan_ids: Iterable[str]) -> None:
         for annotation in annotations:
             digest.update(repr((annotation.ref, annotation.looked_for)).encode())
             digest.update(annotation.mask.tobytes())
-        made_from = MadeFrom(digest.hexdigest())
-        if find_label_map(maker.store, scan_id) == made_from:
+        made_from = MadeFrom(digest.hexdigest(), federation)
+        if find_label_map(maker.store, scan_id, federation, joined=False) == made_from:
+            continue
+        if adopt_label_map(maker.store, scan_id, made_from):
             continue
         labels = spread_labels(
             load_scan(maker.store, scan_id),
             annotations,
-            maker.plan.propagation,
+            maker.propagation,
             maker.network,
             device=maker.device,
         )
@@ -153,7 +163,7 @@ def join_segmenter(
     """
     store, plan = maker.store, maker.plan
     settings = plan.propagation
-    drop_label_maps(store, plan.federation, round_number)
+    drop_joined(store, plan.federation, round_number)
     if settings.segmenter_from is None:
         return 0
     index_of = {label.name: label.index for label in plan.labels}
@@ -167,19 +177,16 @@ def join_segmenter(
         if not classes <= dice.keys():
             continue
         score = sum(dice[index] for index in sorted(classes)) / len(classes)
-        least = current.score + settings.refresh_gain if current.federation else 0.0
+        least = current.score + settings.refresh_gain if current.round else 0.0
         if score < max(least, settings.segmenter_from):
             continue
-        predicted = predict_probabilities(
-            segmenter, load_scan(store, scan_id), plan.training, device=maker.device
-        )
-        labels = fuse(
-            load_label_map(store, scan_id),
-            annotations,
-            predicted.numpy(),
-            settings,
-        )
-        joined = replace(current, federation=plan.federation, round=round_number, score=score)
+        scan = load_scan(store, scan_id)
+        if is_too_short(scan.geometry.shape, annotations):
+            continue  # used with its painted slices alone
+        predicted = predict_probabilities(segmenter, scan, plan.training, device=maker.device)
+        spread = load_label_map(store, scan_id, plan.federation, joined=False)
+        labels = fuse(spread, annotations, predicted.numpy(), settings)
+        joined = replace(current, round=round_number, score=score)
         save_label_map(store, scan_id, labels, joined)
         number += 1
     return number

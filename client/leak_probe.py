@@ -181,7 +181,7 @@ def _draw(
 ) -> Iterator[Batch]:
     @cache
     def load(scan_id: str) -> Example:
-        labels = load_label_map(store, scan_id)
+        labels = load_label_map(store, scan_id, plan.federation, joined=False)
         return Example(load_scan(store, scan_id), labels, plan.num_classes)
 
     rng = generator(plan.seed, store.hospital, "probe", what)

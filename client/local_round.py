@@ -242,7 +242,7 @@ def train_round(
     policy, clock = terms.policy, terms.clock
     ask_for_slices(hospital, plan, number, segmenter, device, terms)
     labelled = find_labelled(store, plan, stage, policy)
-    maker = label_maker(store, plan, arrays, device, policy.allowed_tasks(plan.tasks))
+    maker = label_maker(store, plan, arrays, device, policy.allowed_tasks(plan.tasks), clock)
     spread_new(maker, clock.each_in_time(labelled.training_scans))
     propagated = time.perf_counter()
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.propagation.learn_correspondence import learn_correspondence
 from client.store.correspondence import Learned, load_learned, save_learned
 from client.store.scans import CatalogScan, list_scans, load_scan
@@ -25,12 +26,16 @@ def own_correspondence(
     plan: FederationPlan,
     device: torch.device,
     tasks: Sequence[Task] | None = None,
+    clock: RoundClock = NO_LIMIT,
 ) -> CorrespondenceNetwork:
     """The hospital's own network, learned now if there is none, or scans have doubled since.
 
-    Learned in parts, each kept: a training that was killed goes on with the next part, to the same
-    weights. Scans too short for a chain of slices teach nothing and do not count, nor do those of
-    other tasks than `tasks`; none: of all that the plan names.
+    Learned in parts, each kept: a training that was killed, or ran out of time, goes on with the
+    next part, to the same weights. Scans too short for a chain of slices teach nothing and do not
+    count, nor do those of other tasks than `tasks`; none: of all that the plan names.
+
+    Raises:
+        OutOfTimeError: the clock was over before the last part.
     """
     tasks = plan.tasks if tasks is None else tasks
     network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
@@ -48,7 +53,7 @@ def own_correspondence(
         _set_weights(network, done)
         seen = set(done.scans)
         scans = [scan for scan in scans if scan.scan_id in seen]
-    for part in range(done.part + 1 if done else 1, PARTS + 1):
+    for part in clock.each_in_time(range(done.part + 1 if done else 1, PARTS + 1)):
         _learn_part(store, plan, network, scans, part, device)
         weights = parameters_to_vector(network.parameters()).detach().cpu().numpy()
         names = tuple(scan.scan_id for scan in scans)

@@ -123,10 +123,8 @@ def quick_update(
     )
     after = predict()
     pause()
-    propagated, inside = (
-        crop.of_labels(load_label_map(store, scan_id)),
-        crop.of_annotations(annotations),
-    )
+    whole = load_label_map(store, scan_id, plan.federation, joined=False)
+    propagated, inside = crop.of_labels(whole), crop.of_annotations(annotations)
     labels = fuse(propagated, inside, after, plan.propagation)
     suggestion = _suggest(crop, annotations, labels, (before, after))
     ranked = rank([suggestion], least_gain=LEAST_GAIN)

@@ -260,7 +260,7 @@ def _rows(course: Course, rounds: dict[Guide, list[Round]]) -> list[Row]:
     rows = []
     for place, found in enumerate(rounds[course.guide]):
         refs = [SliceRef(scan_id, course.pool.axis, index) for scan_id, index in found.painted]
-        ratio = found.mean_dice / full[place].mean_dice if place < len(full) else None
+        most = full[place].mean_dice if place < len(full) else 0.0
         row = Row(
             guide=course.guide,
             seed=course.pool.plan.seed,
@@ -270,7 +270,7 @@ def _rows(course: Course, rounds: dict[Guide, list[Round]]) -> list[Row]:
             actual_gain=mean(found.actual_gains) if found.actual_gains else None,
             correlation=found.correlation,
             mean_dice=found.mean_dice,
-            of_full_dice=ratio,
+            of_full_dice=found.mean_dice / most if most > 0 else None,
         )
         rows.append(row)
     return rows

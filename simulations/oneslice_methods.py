@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from client.own_correspondence import PARTS
 from client.propagation.fuse import fuse
 from client.propagation.learn_correspondence import learn_correspondence
 from client.propagation.spread_labels import spread_labels
-from common.errors import SettingsError
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.plan import Candidate, Propagation
 from common.random_streams import generator
@@ -24,7 +23,6 @@ from simulations.propagator import Propagator, SoftLabels, TrainingSet
 ALL: tuple[Candidate, ...] = ("patches", "correspondence", "registration")
 COHORT_STEPS = 1200
 FOLDS = 2
-MOST_SEEDS = 8  # networks are kept for as many, until another row of the table needs them
 
 
 def prepare_oneslice(*candidates: Candidate) -> Callable[[TrainingSet], Propagator]:
@@ -92,7 +90,7 @@ def _spreader(
     return spread
 
 
-@lru_cache(maxsize=MOST_SEEDS)
+@cache
 def _learn_network(training: TrainingSet, device: torch.device) -> CorrespondenceNetwork:
     """Once for all methods of a seed; the first of them pays for the training."""
     plan = comparison_plan(training.scans, 1, training.seed)
@@ -112,14 +110,11 @@ def _learn_network(training: TrainingSet, device: torch.device) -> Correspondenc
     return network
 
 
-@lru_cache(maxsize=MOST_SEEDS)
+@cache
 def _fit_segmenters(training: TrainingSet) -> Callable[[Scan], CohortNetwork]:
     """One segmenter, or where scored scans are learned from one for each fold, without that fold.
 
     So no scan is ever labelled by a network that saw a slice of it.
-
-    Raises:
-        SettingsError: there are too few scored scans to leave some out.
     """
     device, steps = choose_device("auto"), training.steps or COHORT_STEPS
     pairs = list(zip(training.scans, map(numbered, training.annotations), strict=True))
@@ -133,11 +128,6 @@ def _fit_segmenters(training: TrainingSet) -> Callable[[Scan], CohortNetwork]:
     if not training.scored_too:
         fitted = fit(pairs)
         return lambda scan: fitted
-    if len(pairs) < FOLDS:
-        raise SettingsError(
-            f"a segmenter labels no scan that it learned from, and {len(pairs)} scan is too few to "
-            f"leave any out: score {FOLDS} at least, or leave out the methods that fuse"
-        )
     fold_of = {scan.scan_id: place % FOLDS for place, (scan, _) in enumerate(pairs)}
     without = [
         fit([pair for pair in pairs if fold_of[pair[0].scan_id] != fold]) for fold in range(FOLDS)

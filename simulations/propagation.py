@@ -1,15 +1,17 @@
 """The comparison of ways to spread one painted slice: `oneslice simulate propagation`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
 from pydantic import Field
 
+from common.errors import SettingsError
 from common.scans import AXIS_OF_PLANE, Plane, SliceRef
 from common.settings_file import Settings
+from simulations.oneslice_methods import FOLDS
 from simulations.progress import Progress, counted
 from simulations.propagation_methods import Method, choose_methods
 from simulations.propagation_scans import (
@@ -24,6 +26,11 @@ from simulations.propagator import Propagator, TrainingSet
 
 TRAINED_ONCE = (
     "a network that several rows share is trained, and its training counted, in the first"
+)
+
+
+ONE_SCAN = (
+    "rows with a segmenter are left out: it labels no scan that it learned from, and there is one"
 )
 
 
@@ -89,7 +96,8 @@ def compare_propagators(
         progress: told how far it is.
 
     Raises:
-        SettingsError: a method or choice does not exist, or the folder has nothing to score.
+        SettingsError: a method or choice does not exist, or the folder has nothing to score, or too
+            little for a method that was named.
     """
     methods = choose_methods(settings.methods)
     check_slice_choices(settings.slice_choices)
@@ -101,6 +109,10 @@ def compare_propagators(
         with_training=any(method.learns for method in methods),
         progress=progress,
     )
+    notes = scans.notes
+    if scans.training == scans.scored and len(scans.scored) < FOLDS:
+        methods = _without_segmenter(methods, are_named=bool(settings.methods))
+        notes = (*notes, ONE_SCAN)
     plane, reason = choose_plane(settings.plane, [row.geometry for row in scans.scored])
     with_labels = any(method.learns_labels for method in methods)
     painted = _painted_slices(scans, plane, settings)
@@ -111,8 +123,18 @@ def compare_propagators(
     bench = _Bench(settings, scans, plane, painted, training)
     rows = [row for method in methods for row in _run_method(bench, method, progress)]
     several = sum(method.learns for method in methods) > 1
-    notes = (*scans.notes, TRAINED_ONCE) if several else scans.notes
-    return Comparison(tuple(rows), plane, reason, notes)
+    return Comparison(tuple(rows), plane, reason, (*notes, TRAINED_ONCE) if several else notes)
+
+
+def _without_segmenter(methods: Sequence[Method], *, are_named: bool) -> tuple[Method, ...]:
+    """The methods that need no other scan than the one they label, if nobody asked for others."""
+    others = tuple(method for method in methods if not method.learns_labels)
+    if are_named and len(others) < len(methods):
+        raise SettingsError(
+            "a segmenter labels no scan that it learned from, and one scan is too few to leave any "
+            f"out: score {FOLDS} at least, or leave out the methods that fuse"
+        )
+    return others
 
 
 def _painted_slices(

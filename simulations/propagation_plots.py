@@ -66,10 +66,12 @@ def _draw_bars(rows: Sequence[Row]) -> Figure:
     for axes, choice in zip(panels, choices, strict=True):
         for row in (row for row in rows if row.slice_choice == choice):
             place = methods.index(row.method)
-            value = row.mean_dice_without_annotated or 0.0
-            spread = row.dice_std_over_scans or 0.0
-            axes.barh(place, value, xerr=spread, color=COLOURS[place % len(COLOURS)], ecolor="0.4")
-            axes.text(1.02, place, f"{value:.3f}", va="center", fontsize=8)
+            value, colour = row.mean_dice_without_annotated, COLOURS[place % len(COLOURS)]
+            text = "-" if value is None else f"{value:.3f}"
+            axes.text(1.02, place, text, va="center", fontsize=8)
+            if value is not None:
+                spread = row.dice_std_over_scans or 0.0
+                axes.barh(place, value, xerr=spread, color=colour, ecolor="0.4")
         axes.set(xlim=(0, 1), xlabel="Dice")
         axes.set_title(describe_choice(choice), fontsize=9)
     panels[0].set_yticks(range(len(methods)), methods)

@@ -1,6 +1,7 @@
 """The scans of a comparison of propagators: which are scored, which may be learnt from."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,10 +153,10 @@ def _ingest(
     modality = "CT" if _is_ct(dataset) else "MR"
     values: dict[str, object] = {
         "name": "propagation",
-        "classes": list(dataset.labels.values()) or ["unnamed"],
         "modality": modality,
         "window_hu": WINDOW_HU if modality == "CT" else None,
-        # Neither bears on a comparison.
+        # None of these bears on a comparison, which goes by the labels' values.
+        "classes": ["unnamed"],
         "plane": "axial",
         "rounds": 1,
     }
@@ -176,5 +177,8 @@ def _is_ct(dataset: Dataset) -> bool:
 
 
 def _names_of_labels(dataset: Dataset, scored: Sequence[CatalogScan]) -> dict[int, str]:
-    found = {value for row in scored for value in row.label_voxels}
-    return {value: dataset.labels.get(value, f"label-{value}") for value in sorted(found)}
+    """Names of the values that occur; where two have one name, the value tells them apart."""
+    found = sorted({value for row in scored for value in row.label_voxels})
+    names = {value: dataset.labels.get(value) or f"label-{value}" for value in found}
+    times = Counter(names.values())
+    return {value: f"{name} {value}" if times[name] > 1 else name for value, name in names.items()}

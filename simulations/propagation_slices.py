@@ -13,8 +13,8 @@ from common.random_streams import stream_seed
 from common.scans import Scan, SliceAnnotation, SliceRef
 
 ORACLE = "oracle"
-# `every` is no single slice: nothing would be left to spread to.
-LABEL_FREE = tuple(choice for choice in get_args(SliceChoice) if choice != "every")
+# `every` is no single slice, and `doubt` takes a segmenter that has learned the classes.
+LABEL_FREE = tuple(c for c in get_args(SliceChoice) if c not in ("every", "doubt"))
 SLICE_CHOICES: tuple[str, ...] = (ORACLE, *LABEL_FREE)
 # Another seed asks for the same slices; all other choices are drawn.
 NOT_DRAWN = (ORACLE, "centre", "representative")

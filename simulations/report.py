@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.annotation.annotator import annotated_refs
-from client.propagation.score import SpreadScore, score_spread
 from client.store.annotations import annotation_effort
 from client.store.label_maps import find_label_map, load_label_map
 from client.store.scans import CatalogScan, list_scans, read_reference
@@ -42,6 +41,7 @@ from simulations.overlays import draw_overlays
 from simulations.progress import Progress, counted
 from simulations.scenario import Scenario
 from simulations.sites import ScansToTestOn
+from simulations.spread_score import SpreadScore, score_spread
 
 
 @dataclass(frozen=True)
@@ -189,19 +189,21 @@ def score_spread_labels(stores: dict[str, Store], plan: FederationPlan) -> Propa
     num_empty = 0
     for store in stores.values():
         for scan in list_scans(store):
-            if scan.reference_key is None or find_label_map(store, scan.scan_id) is None:
+            made_from = find_label_map(store, scan.scan_id, plan.federation, joined=False)
+            if scan.reference_key is None or made_from is None:
                 continue
-            labels = load_label_map(store, scan.scan_id)
+            labels = load_label_map(store, scan.scan_id, plan.federation, joined=False)
             reference = read_reference(store, scan.scan_id, plan)
-            for ref in annotated_refs(store, scan.scan_id):
-                score = score_spread(labels, reference, ref)
-                num_empty += score is None
-                scores += [score] if score is not None else []
+            axis = annotated_refs(store, scan.scan_id)[0].axis
+            score = score_spread(labels, reference, axis)
+            num_empty += score is None
+            scores += [score] if score is not None else []
     if not scores:
         return None
+    without = [s.dice_without_annotated for s in scores if s.dice_without_annotated is not None]
     return PropagationScores(
         mean_dice=float(np.mean([score.dice for score in scores])),
-        mean_dice_without_annotated=float(np.mean([s.dice_without_annotated for s in scores])),
+        mean_dice_without_annotated=float(np.mean(without)) if without else None,
         overrun_slices=float(np.mean([score.overrun_slices for score in scores])),
         underrun_slices=float(np.mean([score.underrun_slices for score in scores])),
         scans=len(scores),

@@ -77,10 +77,25 @@ def choose_slices(
     seed = stream_seed(plan.seed, store.hospital, "slice choice", task.name)
     if choice == "doubt" and not plan.is_held_back(scan.scan_id):
         # Held-back slices judge the model: chosen where it is weak, they would judge it too hard.
-        found = find_doubts(store, [scan.scan_id])
-        if found and any(doubt := found[scan.scan_id].profile):
+        doubt = _doubt_of(store, plan, task, scan)
+        if any(doubt):
             return [slice_in_doubt(where, doubt, place=place, seed=seed)]
     return select_slices(image, where, choice, place=place, seed=seed, painted=painted)
+
+
+def _doubt_of(
+    store: Store, plan: FederationPlan, task: Task, scan: CatalogScan
+) -> tuple[float, ...]:
+    """The doubt on each slice of a scan; empty if this plan, or the one before, never looked.
+
+    Another federation's segmenter, or one that looked along another axis, says nothing here.
+    """
+    found = find_doubts(store, [scan.scan_id]).get(scan.scan_id)
+    federations = {plan.federation, plan.extends.federation if plan.extends else ""}
+    if found is None or found.federation not in federations:
+        return ()
+    is_along_axis = len(found.profile) == scan.geometry.shape[task.axis]
+    return found.profile if is_along_axis else ()
 
 
 def painted_so_far(store: Store, plan: FederationPlan, task: Task) -> list[Painted]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from client.propagation.slice_distance import along, distance_slices
+from client.propagation.spread_labels import is_too_short
 from common.plan import Propagation
 from common.scans import LabelMap, SliceAnnotation
 
@@ -45,9 +46,11 @@ def fuse(
     # Labels that nobody looks for here count as background.
     chance[0] += 1 - chance.sum(0)
     evidence = _evidence(np.asarray(propagated.soft, dtype=np.float32), annotations, propagated)
-    logarithm = np.log(chance + LEAST_PREDICTED) + _reach(annotations, chance.shape[1:]) * np.log(
-        evidence + LEAST_PROPAGATED
-    )
+    logarithm = np.log(chance + LEAST_PREDICTED)
+    # Where nothing was spread there is no evidence, for or against anything.
+    if not is_too_short(propagated.weight.shape, annotations):
+        reach = _reach(annotations, propagated.weight.shape)
+        logarithm += reach * np.log(evidence + LEAST_PROPAGATED)
     product = np.exp(logarithm - logarithm.max(0))
     soft = product / product.sum(0)
     expert = np.asarray(propagated.expert)

@@ -46,8 +46,9 @@ class Suggestion:
 def against_network(proxy: LabelMap, predicted: Probabilities) -> PerVoxel:
     """How much the proxy and the network disagree on each voxel, from 0 to 1.
 
-    Classes of which the proxy knows nothing count as background on both sides; where its weight is
-    0 it knows nothing at all, and nothing is in dispute.
+    Classes of which the proxy knows nothing count as background on both sides. Where what was
+    spread weighs nothing, it knows nothing at all, and nothing is in dispute; what the segmenter
+    joined knows something everywhere, and weighs nothing where it is sure of nothing.
 
     Args:
         proxy: of `spread_labels`, or of `fuse`, which is the better one far from painted slices.
@@ -60,7 +61,7 @@ def against_network(proxy: LabelMap, predicted: Probabilities) -> PerVoxel:
     # What the other classes do not take is the background's, whoever holds it.
     of_background = np.abs(one.sum(0) - other.sum(0))
     dispute: PerVoxel = 0.5 * (np.abs(one - other).sum(0) + of_background)
-    return dispute * (np.asarray(proxy.weight) > 0)
+    return dispute if proxy.source == "pseudo" else dispute * (np.asarray(proxy.weight) > 0)
 
 
 def between_networks(predicted: Probabilities, previous: Probabilities) -> PerVoxel:

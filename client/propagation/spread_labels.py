@@ -32,17 +32,20 @@ def spread_labels(
 
     Painted slices are exact and weigh 1. A slice at distance d within `reach_slices` weighs
     `weight_per_slice`^d times the agreement along the way; further out the weight is 0. A slice
-    painted empty says nothing about its neighbours. A class that is painted on some slices only is
-    unknown away from them.
+    painted empty says nothing about its neighbours, but what others carry towards it ends there: a
+    class does not come back beyond a slice on which somebody looked for it in vain. A class that is
+    painted on some slices only is unknown away from them. Where a slice was not looked at for all
+    classes, what was painted on it counts, and the rest of it is unknown.
     """
     classes = tuple(sorted({index for a in annotations for index in a.looked_for}))
     shape = scan.geometry.shape
     weight = np.zeros(shape, dtype=np.float32)
     carried = []
-    for annotation in _to_spread(scan, annotations):
+    for annotation in _to_spread(scan, annotations, classes):
         soft, trust, within_reach = _spread_one(
             scan, annotation, classes, settings, network, device
         )
+        trust = _end_where_others_show_none(soft, trust, classes, annotation, annotations)
         carried.append((soft, trust))
         np.maximum(weight, trust * within_reach, out=weight)
     soft = _blend(carried) if carried else _all_background(len(classes), shape)
@@ -93,23 +96,30 @@ def _with_painted(
     expert = np.zeros(weight.shape, dtype=bool)
     for annotation in annotations:
         where = annotation.ref.selection
-        soft[:, *where] = _one_hot(annotation.mask, classes)
-        weight[where] = 1
-        expert[where] = True
+        known = (annotation.mask > 0) | (set(annotation.looked_for) >= set(classes))
+        painted = _one_hot(annotation.mask, classes)
+        soft[:, *where] = np.where(known, painted, soft[:, *where])
+        weight[where] = known
+        expert[where] = known
     present = [set(np.unique(a.mask).tolist()) - {0} for a in annotations if a.mask.any()]
     spread = tuple(sorted(set.intersection(*present))) if present else ()
     return LabelMap(classes, soft, weight, expert, spread, "propagated")
 
 
-def _to_spread(scan: Scan, annotations: Sequence[SliceAnnotation]) -> list[SliceAnnotation]:
+def is_too_short(shape: tuple[int, int, int], annotations: Sequence[SliceAnnotation]) -> bool:
+    """Whether a stack has too few neighbours to follow anything, and is used as it was painted."""
+    return shape[annotations[0].ref.axis] < FEWEST_SLICES
+
+
+def _to_spread(
+    scan: Scan, annotations: Sequence[SliceAnnotation], classes: tuple[int, ...]
+) -> list[SliceAnnotation]:
     """The painted slices that can say something about others.
 
-    With every slice of the scan painted none is left to spread to; a stack of one or two slices has
-    too few neighbours to follow anything, and is used as it was painted.
+    With every slice of the scan painted none is left to spread to.
     """
-    axis = annotations[0].ref.axis
-    depth = scan.geometry.shape[axis]
-    if depth < FEWEST_SLICES:
+    depth = scan.geometry.shape[annotations[0].ref.axis]
+    if is_too_short(scan.geometry.shape, annotations):
         log.warning(
             "scan %s has %d slices along the plane, expected at least %d: only its painted slices "
             "are used",
@@ -118,7 +128,34 @@ def _to_spread(scan: Scan, annotations: Sequence[SliceAnnotation]) -> list[Slice
             FEWEST_SLICES,
         )
         return []
-    return [] if len(annotations) == depth else list(annotations)
+    if len(annotations) == depth:
+        return []
+    return [one for one in annotations if set(one.looked_for) >= set(classes)]
+
+
+def _end_where_others_show_none(
+    soft: Float[np.ndarray, "n i j k"],
+    trust: Float[np.ndarray, "#i #j #k"],
+    classes: tuple[int, ...],
+    annotation: SliceAnnotation,
+    annotations: Sequence[SliceAnnotation],
+) -> Float[np.ndarray, "#i #j #k"]:
+    """Ends, in `soft`, what was carried beyond slices that show none of it; what trust is left."""
+    axis, start = annotation.ref.axis, annotation.ref.index
+    there = np.ones((len(classes), soft.shape[1 + axis]), dtype=bool)
+    for other in annotations:
+        if other.ref.axis != axis or other.ref.index == start:
+            continue
+        end = other.ref.index
+        beyond = slice(end, None) if end > start else slice(end + 1)
+        there[np.isin(classes, other.looked_for) & ~np.isin(classes, other.mask), beyond] = False
+    slices = np.moveaxis(soft, 1 + axis, 1)
+    for place in np.flatnonzero(~there.all(0)):
+        slices[1:, place] *= there[:, place, None, None]
+        slices[0, place] = 1 - slices[1:, place].sum(0)
+    shown = np.asarray(there[np.isin(classes, annotation.mask)].any(0))
+    left: Float[np.ndarray, "#i #j #k"] = trust * along(axis, shown)
+    return left
 
 
 def _spread_one(

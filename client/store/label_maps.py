@@ -20,13 +20,13 @@ class MadeFrom:
 
     Attributes:
         origin: digest of the painted slices, the settings and the correspondence network.
-        federation: whose segmenter had a part in it; empty: none had.
-        round: the round whose incoming segmenter it was.
+        federation: whose settings these were.
+        round: the round whose incoming segmenter had a part in it; 0: none had.
         score: the federation's mean Dice on held-back slices, of the round before, that let it in.
     """
 
     origin: str
-    federation: str = ""
+    federation: str
     round: int = 0
     score: float = 0.0
 
@@ -66,25 +66,43 @@ def _insert(
     return version
 
 
-def find_label_map(store: Store, scan_id: str, federation: str = "") -> MadeFrom | None:
-    """What the newest label map was made from; None if there is none.
+def adopt_label_map(store: Store, scan_id: str, made_from: MadeFrom) -> bool:
+    """Adds one that was spread from the same, for whomever, as a version; False if there is none.
 
-    Those in which another federation's segmenter had a part do not count; without a `federation`,
-    only those that no segmenter had a part in.
+    Federations with the same settings, or a plan that another one extends, make the same.
     """
-    row = _newest(store, scan_id, federation)
+    query = (
+        "INSERT INTO label_maps SELECT scan_id, (SELECT MAX(version) + 1 FROM label_maps AS every "
+        "WHERE every.scan_id = same.scan_id), origin, ?, 0, 0, source, classes, spread, soft_key, "
+        "weight_key, expert_key FROM label_maps AS same "
+        "WHERE scan_id = ? AND origin = ? AND round = 0 LIMIT 1"
+    )
+    with among_others(store), store.connect() as connection:
+        values = (made_from.federation, scan_id, made_from.origin)
+        return connection.execute(query, values).rowcount == 1
+
+
+def find_label_map(
+    store: Store, scan_id: str, federation: str, *, joined: bool = True
+) -> MadeFrom | None:
+    """What a federation's newest label map was made from; None if there is none.
+
+    Others have settings of their own: each federation's label maps are made for it alone. Those
+    that a segmenter joined count only if `joined`.
+    """
+    row = _newest(store, scan_id, federation, joined)
     if row is None:
         return None
     return MadeFrom(row["origin"], row["federation"], row["round"], row["score"])
 
 
-def load_label_map(store: Store, scan_id: str, federation: str = "") -> LabelMap:
+def load_label_map(store: Store, scan_id: str, federation: str, *, joined: bool = True) -> LabelMap:
     """The label map that `find_label_map` tells of; its arrays are memory-mapped half floats.
 
     Raises:
         StoreError: the scan has none.
     """
-    row = _newest(store, scan_id, federation)
+    row = _newest(store, scan_id, federation, joined)
     if row is None:
         raise StoreError(f"scan {scan_id} has no label map: annotate a slice of it first")
     return LabelMap(
@@ -104,14 +122,14 @@ def training_bytes(store: Store, scan_id: str, federation: str) -> int:
         StoreError: there is no such scan, or an array is gone.
     """
     keys = [find_scan(store, scan_id).image_key]
-    row = _newest(store, scan_id, federation)
+    row = _newest(store, scan_id, federation, joined=True)
     if row is not None:
         keys += [row["soft_key"], row["weight_key"], row["expert_key"]]
     return sum(array_bytes(store, key) for key in keys)
 
 
-def drop_label_maps(store: Store, federation: str, from_round: int) -> None:
-    """Forgets those that a federation's segmenter had a part in, from a round on.
+def drop_joined(store: Store, federation: str, from_round: int) -> None:
+    """Forgets those that a federation's segmenter joined, from a round (1 or later) on.
 
     A round that is run again must not find what an earlier try of it, or a later round, had made.
     """
@@ -120,11 +138,12 @@ def drop_label_maps(store: Store, federation: str, from_round: int) -> None:
         connection.execute(query, (federation, from_round))
 
 
-def _newest(store: Store, scan_id: str, federation: str) -> sqlite3.Row | None:
+def _newest(store: Store, scan_id: str, federation: str, joined: bool) -> sqlite3.Row | None:
     with store.read() as connection:
         query = (
-            "SELECT * FROM label_maps WHERE scan_id = ? AND federation IN ('', ?) "
+            "SELECT * FROM label_maps WHERE scan_id = ? AND federation = ? AND (round = 0 OR ?) "
             "ORDER BY version DESC LIMIT 1"
         )
-        row: sqlite3.Row | None = connection.execute(query, (scan_id, federation)).fetchone()
+        values = (scan_id, federation, joined)
+        row: sqlite3.Row | None = connection.execute(query, values).fetchone()
     return row

@@ -84,8 +84,8 @@ CREATE TABLE label_maps (
     scan_id TEXT NOT NULL REFERENCES scans,
     version INTEGER NOT NULL,
     origin TEXT NOT NULL,            -- digest of the slices and settings it was made from
-    federation TEXT NOT NULL,        -- whose segmenter had a part in it; empty: none had
-    round INTEGER NOT NULL,          -- in which round it was made; 0 without a segmenter
+    federation TEXT NOT NULL,        -- for whom it was made
+    round INTEGER NOT NULL,          -- whose segmenter had a part in it; 0: none had
     score REAL NOT NULL,             -- of that segmenter on held-back slices; 0 without one
     source TEXT NOT NULL,
     classes TEXT NOT NULL,

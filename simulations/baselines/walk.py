@@ -42,8 +42,3 @@ def window_around(foreground: Float[Tensor, "n h w"], margin: int) -> tuple[slic
 def one_hot(labels: Tensor, num_classes: int) -> Float[Tensor, "n h w"]:
     """Label numbers (H, W) as class probabilities."""
     return torch.stack([labels == number for number in range(num_classes)]).float()
-
-
-def with_background(foreground: Float[Tensor, "m h w"]) -> Float[Tensor, "n h w"]:
-    """Class probabilities completed by a background channel, so that they sum to one."""
-    return torch.cat([1 - foreground.sum(0, keepdim=True), foreground])

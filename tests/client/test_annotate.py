@@ -63,28 +63,39 @@ def repaint(store: Store, scan_id: str) -> None:
 def test_what_is_shown_is_what_training_uses(hospital: Hospital, make_plan: MakePlan) -> None:
     store, plan, scan_id = hospital.store, make_plan(), ids_of(hospital, "first")[0]
     made = HospitalLabeller(store, plan, CPU).spread(scan_id)
-    kept = find_label_map(store, scan_id)
+    kept = find_label_map(store, scan_id, plan.federation)
     spread_new(label_maker(store, plan, {}, CPU), [scan_id])
-    assert find_label_map(store, scan_id) == kept, "a round finds it made already"
+    assert find_label_map(store, scan_id, plan.federation) == kept, "a round finds it made already"
     assert versions(store, scan_id) == 1
     assert (made.sentence, made.suggestion) == ("", None)
     assert made.shown is not None
-    labels = load_label_map(store, scan_id)
+    labels = load_label_map(store, scan_id, plan.federation)
     np.testing.assert_array_equal(made.shown.labels, labels.hard())
     assert made.shown.voxels == {1: int((labels.hard() == 1).sum())}
+
+
+def test_of_too_few_slices_the_page_says_so(
+    hospital: Hospital, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.propagation.spread_labels.FEWEST_SLICES", 17)  # the scans have 16
+    made = HospitalLabeller(hospital.store, make_plan(), CPU).spread(ids_of(hospital, "first")[0])
+    assert made.sentence.startswith("Fewer than 3 slices along the plane: nothing can be carried")
+    (painted,) = latest_annotations(hospital.store, ids_of(hospital, "first")[0])
+    assert shown_in(made).voxels == {1: int(painted.mask.sum())}
 
 
 def test_a_slice_that_was_painted_again_is_spread_again(
     hospital: Hospital, make_plan: MakePlan
 ) -> None:
     store, scan_id = hospital.store, ids_of(hospital, "first")[0]
-    labeller = HospitalLabeller(store, make_plan(), CPU)
+    plan = make_plan()
+    labeller = HospitalLabeller(store, plan, CPU)
     for wanted in (1, 1, 2, 2):
         if wanted > versions(store, scan_id) > 0:
             repaint(store, scan_id)
         labeller.spread(scan_id)
         assert versions(store, scan_id) == wanted
-        assert shows_slices(store, scan_id)
+        assert shows_slices(store, scan_id, plan.federation)
 
 
 def test_without_a_learned_network_the_others_carry_the_label_at_once(
@@ -95,10 +106,14 @@ def test_without_a_learned_network_the_others_carry_the_label_at_once(
     made = HospitalLabeller(store, plan, CPU).spread(scan_id)
     assert made.sentence == NO_NETWORK
     assert learned_correspondence(store, plan) is None, "nothing was trained meanwhile"
-    others = make_plan(propagation={"candidates": ["patches", "registration"]})
-    kept = find_label_map(store, scan_id)
-    spread_new(label_maker(store, others, {}, CPU), [scan_id])
-    assert find_label_map(store, scan_id) == kept
+    kept = find_label_map(store, scan_id, plan.federation)
+    settings = {"candidates": ("patches", "registration")}
+    others = replace(
+        label_maker_now(store, plan, CPU)[0],
+        propagation=plan.propagation.model_copy(update=settings),
+    )
+    spread_new(others, [scan_id])
+    assert find_label_map(store, scan_id, plan.federation) == kept
 
 
 def test_what_a_round_made_with_the_network_stays(hospital: Hospital, make_plan: MakePlan) -> None:
@@ -111,13 +126,13 @@ def test_what_a_round_made_with_the_network_stays(hospital: Hospital, make_plan:
     assert (maker.network, is_whole) == (None, False)
     # A round brings the federation's network.
     own = own_correspondence(store, plan, CPU)
-    spread_new(replace(maker, plan=plan, network=own), [scan_id])
-    by_round = find_label_map(store, scan_id)
+    spread_new(replace(maker, propagation=plan.propagation, network=own), [scan_id])
+    by_round = find_label_map(store, scan_id, plan.federation)
     labeller.spread(scan_id)
-    assert find_label_map(store, scan_id) == by_round
+    assert find_label_map(store, scan_id, plan.federation) == by_round
     repaint(store, scan_id)  # the same mask again: nothing to do
     labeller.spread(scan_id)
-    assert find_label_map(store, scan_id) == by_round
+    assert find_label_map(store, scan_id, plan.federation) == by_round
 
 
 def test_the_hospitals_own_network_is_used_once_it_is_learned(
@@ -128,9 +143,9 @@ def test_the_hospitals_own_network_is_used_once_it_is_learned(
     own_correspondence(store, plan, CPU)
     made = HospitalLabeller(store, plan, CPU).spread(scan_id)
     assert made.sentence == ""
-    kept = find_label_map(store, scan_id)
+    kept = find_label_map(store, scan_id, plan.federation)
     spread_new(label_maker(store, plan, {}, CPU), [scan_id])
-    assert find_label_map(store, scan_id) == kept
+    assert find_label_map(store, scan_id, plan.federation) == kept
 
 
 def test_a_network_that_is_half_learned_is_none(hospital: Hospital, make_plan: MakePlan) -> None:
@@ -149,7 +164,7 @@ def test_with_no_other_candidate_the_patches_carry_the_label(
         propagation={"candidates": ["correspondence"]}, correspondence=SMALL_CORRESPONDENCE
     )
     maker, is_whole = label_maker_now(hospital.store, plan, CPU)
-    assert (maker.plan.propagation.candidates, is_whole) == (("patches",), False)
+    assert (maker.propagation.candidates, is_whole) == (("patches",), False)
     assert label_maker_now(hospital.store, make_plan(), CPU)[1]
 
 
@@ -157,15 +172,18 @@ def test_a_label_shows_its_slices_until_one_is_painted(
     hospital: Hospital, make_plan: MakePlan
 ) -> None:
     store, (scan_id, other, _) = hospital.store, ids_of(hospital, "first")
-    assert not shows_slices(store, scan_id), "there is none yet"
-    spread_new(label_maker(store, make_plan(), {}, CPU), [scan_id, other])
-    assert shows_slices(store, scan_id)
+    plan = make_plan()
+    assert not shows_slices(store, scan_id, plan.federation), "there is none yet"
+    spread_new(label_maker(store, plan, {}, CPU), [scan_id, other])
+    assert shows_slices(store, scan_id, plan.federation)
     (painted,) = latest_annotations(store, scan_id)
     save_annotation(store, replace(painted, ref=SliceRef(scan_id, 2, 0)))
-    assert not shows_slices(store, scan_id)
+    assert not shows_slices(store, scan_id, plan.federation)
     (painted,) = latest_annotations(store, other)
     save_annotation(store, replace(painted, looked_for=(1, 2)))
-    assert not shows_slices(store, other), "another class was looked for on the same mask"
+    assert not shows_slices(store, other, plan.federation), (
+        "another class was looked for on the same mask"
+    )
 
 
 # Updating -----------------------------------------------------------------------------------------

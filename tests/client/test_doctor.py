@@ -143,7 +143,7 @@ def test_a_damaged_label_map_is_dropped_and_made_again(
     assert checks["arrays"].problem == "1 missing or damaged, of label_maps"
     assert "doctor --clean" in checks["arrays"].what_to_do
     assert problems(look(store, clean=True)) == []
-    assert find_label_map(store, scan_id) is None
+    assert find_label_map(store, scan_id, plan.federation) is None
     assert ask(hospital, plan, 2).note.outcome == "trained"
     assert problems(look(store)) == []
 

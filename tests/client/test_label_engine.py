@@ -41,7 +41,7 @@ def make_maker(make_hospital: MakeHospital, make_plan: MakePlan, oracle: MakeOra
         plan = make_plan(**{"propagation": propagation, **changes})
         store = make_hospital(name).store
         paint_asked_slices(store, plan, plan.tasks[0], oracle(plan))
-        maker = LabelMaker(store, plan, None, CPU)
+        maker = LabelMaker(store, plan, plan.propagation, None, CPU)
         spread_new(maker, ids_of(store))
         return maker
 
@@ -109,7 +109,7 @@ def test_without_the_candidate_there_is_no_correspondence_network(
     make_hospital: MakeHospital, make_plan: MakePlan
 ) -> None:
     store, plan = make_hospital().store, make_plan()
-    assert label_maker(store, plan, {}, CPU) == LabelMaker(store, plan, None, CPU)
+    assert label_maker(store, plan, {}, CPU) == LabelMaker(store, plan, plan.propagation, None, CPU)
 
 
 def test_the_federations_network_is_the_one_that_came(
@@ -147,12 +147,42 @@ def test_labels_are_spread_again_for_other_settings_and_not_otherwise(
 ) -> None:
     maker = make_maker()
     scan_id = ids_of(maker.store)[0]
-    other = maker.plan.model_copy(
-        update={"propagation": maker.plan.propagation.model_copy(update={"reach_slices": 3})}
-    )
-    for plan, wanted in ((maker.plan, 1), (other, 2), (other, 2), (maker.plan, 3)):
-        spread_new(replace(maker, plan=plan), [scan_id])
+    other = maker.propagation.model_copy(update={"reach_slices": 3})
+    for settings, wanted in ((maker.propagation, 1), (other, 2), (other, 2)):
+        spread_new(replace(maker, propagation=settings), [scan_id])
         assert versions(maker.store, scan_id) == wanted
+
+
+def test_federations_with_other_settings_leave_each_others_labels_alone(
+    make_maker: MakeMaker, make_plan: MakePlan
+) -> None:
+    maker = make_maker()
+    join(maker, 1, 0.75)
+    far = {"propagation": {"segmenter_from": 0.5, "refresh_gain": 0.125, "reach_slices": 3}}
+    plan = make_plan(**far)
+    other = replace(maker, plan=plan, propagation=plan.propagation)
+    names = ids_of(maker.store)
+    for number in (2, 3):
+        spread_new(other, names)
+        join(other, number, 0.75)
+        spread_new(maker, names)
+        join(maker, number, 0.75)
+    assert scores(maker) == {(maker.plan.federation, 1, 0.75)}
+    assert scores(other) == {(plan.federation, 2, 0.75)}
+    # Spread and joined once by each, however many rounds there are.
+    assert [versions(maker.store, name) for name in names] == [4, 4, 4]
+
+
+def test_a_federation_with_the_same_settings_spreads_nothing_again(
+    make_maker: MakeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = make_maker()
+    join(maker, 1, 0.75)
+    monkeypatch.setattr("client.label_engine.spread_labels", None)
+    other = replace(maker, plan=maker.plan.model_copy(update={"name": "other"}))
+    spread_new(other, ids_of(maker.store))
+    assert scores(other) == {(other.plan.federation, 0, 0.0)}
+    assert scores(maker) == {(maker.plan.federation, 1, 0.75)}
 
 
 def test_labels_are_spread_again_for_another_network(
@@ -165,7 +195,7 @@ def test_labels_are_spread_again_for_another_network(
     scan_id = ids_of(maker.store)[0]
     for seed, wanted in ((0, 2), (0, 2), (1, 3)):
         network = build_correspondence(1, plan.correspondence, seed)
-        spread_new(LabelMaker(maker.store, plan, network, CPU), [scan_id])
+        spread_new(LabelMaker(maker.store, plan, plan.propagation, network, CPU), [scan_id])
         assert versions(maker.store, scan_id) == wanted
 
 
@@ -176,7 +206,7 @@ def test_only_the_scan_that_was_repainted_is_spread_again(make_maker: MakeMaker)
     spread_new(maker, ids_of(maker.store))
     assert (versions(maker.store, scan_id), versions(maker.store, other)) == (2, 1)
     (annotation,) = latest_annotations(maker.store, scan_id)
-    found = load_label_map(maker.store, scan_id).hard()[annotation.ref.selection]
+    found = newest(maker, scan_id).hard()[annotation.ref.selection]
     np.testing.assert_array_equal(found, annotation.mask)
 
 
@@ -189,7 +219,7 @@ def test_the_segmenter_has_no_say_before_it_has_earned_it(
 ) -> None:
     maker = make_maker()
     assert join(maker, 1, dice) == 0
-    assert scores(maker) == {("", 0, 0.0)}
+    assert scores(maker) == {(maker.plan.federation, 0, 0.0)}
 
 
 def test_the_segmenter_never_has_a_say_unless_the_plan_says_from_when_on(
@@ -197,7 +227,7 @@ def test_the_segmenter_never_has_a_say_unless_the_plan_says_from_when_on(
 ) -> None:
     maker = make_maker(propagation={"segmenter_from": None})
     assert join(maker, 1, 1.0) == 0
-    assert scores(maker) == {("", 0, 0.0)}
+    assert scores(maker) == {(maker.plan.federation, 0, 0.0)}
 
 
 def test_a_segmenter_that_has_earned_it_joins_all_labels(make_maker: MakeMaker) -> None:
@@ -210,7 +240,7 @@ def test_a_segmenter_that_has_earned_it_joins_all_labels(make_maker: MakeMaker) 
             segmenter_of(plan), load_scan(maker.store, scan_id), plan.training, device=CPU
         )
         annotations = latest_annotations(maker.store, scan_id)
-        alone = load_label_map(maker.store, scan_id)
+        alone = load_label_map(maker.store, scan_id, plan.federation, joined=False)
         wanted = fuse(alone, annotations, predicted.numpy(), plan.propagation)
         found = newest(maker, scan_id)
         np.testing.assert_allclose(found.soft, wanted.soft, atol=1e-3)
@@ -270,7 +300,7 @@ def test_a_round_that_is_run_again_drops_what_an_earlier_try_made(make_maker: Ma
     np.testing.assert_array_equal(newest(maker, scan_id).soft, newest(steady, scan_id).soft)
     # The first round again, and nothing is known of its model: the painted slices alone are left.
     assert join(maker, 1, None) == 0
-    assert scores(maker) == {("", 0, 0.0)}
+    assert scores(maker) == {(maker.plan.federation, 0, 0.0)}
 
 
 def test_another_federations_labels_do_not_count(
@@ -279,7 +309,8 @@ def test_another_federations_labels_do_not_count(
     maker = make_maker()
     join(maker, 1, 0.9)
     other = replace(maker, plan=maker.plan.model_copy(update={"name": "other"}))
-    assert scores(other) == {("", 0, 0.0)}
+    spread_new(other, ids_of(maker.store))
+    assert scores(other) == {(other.plan.federation, 0, 0.0)}
     assert join(other, 1, 0.5) == 3, "it need not be better than another federation's"
     assert scores(other) == {(other.plan.federation, 1, 0.5)}
     assert scores(maker) == {(maker.plan.federation, 1, 0.9)}
@@ -296,7 +327,7 @@ def test_a_scan_that_is_repainted_is_joined_anew_without_a_gain(make_maker: Make
     spread_new(maker, ids_of(maker.store))
     made = find_label_map(maker.store, scan_id, maker.plan.federation)
     assert made is not None
-    assert made.federation == ""
+    assert made.round == 0
     assert join(maker, 2, 0.75) == 1
     (annotation,) = latest_annotations(maker.store, scan_id)
     found = newest(maker, scan_id).hard()[annotation.ref.selection]
@@ -304,6 +335,15 @@ def test_a_scan_that_is_repainted_is_joined_anew_without_a_gain(make_maker: Make
     untouched = find_label_map(maker.store, other, maker.plan.federation)
     assert untouched is not None
     assert untouched.round == 1
+
+
+def test_a_scan_of_too_few_slices_is_not_joined(
+    make_maker: MakeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = make_maker()
+    monkeypatch.setattr("client.propagation.spread_labels.FEWEST_SLICES", 17)  # the scans have 16
+    assert join(maker, 1, 1.0) == 0
+    assert scores(maker) == {(maker.plan.federation, 0, 0.0)}
 
 
 def test_only_the_scans_that_are_asked_for_are_joined(make_maker: MakeMaker) -> None:
@@ -314,4 +354,4 @@ def test_only_the_scans_that_are_asked_for_are_joined(make_maker: MakeMaker) -> 
     for scan_id in others:
         made = find_label_map(maker.store, scan_id, maker.plan.federation)
         assert made is not None
-        assert made.federation == ""
+        assert made.round == 0

@@ -50,7 +50,9 @@ def test_nothing_leaves_and_nothing_stays(hospital: Hospital, make_plan: MakePla
     assert last_sent(hospital.store) is None
     assert sorted(hospital.store.folder.iterdir()) == files
     scans = list_scans(hospital.store, "first")
-    assert all(find_label_map(hospital.store, one.scan_id) is None for one in scans)
+    assert all(
+        find_label_map(hospital.store, one.scan_id, plan.federation) is None for one in scans
+    )
 
 
 def test_the_current_model_is_attacked_once_there_is_one(

@@ -201,7 +201,7 @@ def test_held_back_scans_are_scored_and_never_trained_on(
     memory = load_state(hospital.store, plan.federation, 3).memory
     assert {entry.scan_id for entry in memory.entries} <= trained_on
     # No label was spread in a held-back scan either.
-    assert all(find_label_map(hospital.store, scan_id) is None for scan_id in kept)
+    assert all(find_label_map(hospital.store, scan_id, plan.federation) is None for scan_id in kept)
 
 
 def test_the_held_back_share_is_kept_by_hash(make_plan: MakePlan) -> None:
@@ -223,13 +223,15 @@ def test_labels_are_spread_again_when_a_slice_is_repainted(
     ask(hospital, plan, 1)
     store = hospital.store
     scan_id, untouched, _ = ids_of(hospital, "first")
-    origins = [find_label_map(store, name) for name in (scan_id, untouched)]
+    origins = [find_label_map(store, name, plan.federation) for name in (scan_id, untouched)]
     assert None not in origins
     (ref,) = annotated_refs(store, scan_id)
     mask = np.zeros((24, 24), dtype=np.uint8)
     mask[:3, :3] = 1
     save_annotation(store, SliceAnnotation(ref, mask, (1,), "someone", 1.0))
     ask(hospital, plan, 2)
-    assert find_label_map(store, scan_id) != origins[0]
-    assert find_label_map(store, untouched) == origins[1]
-    np.testing.assert_array_equal(load_label_map(store, scan_id).hard()[ref.selection], mask)
+    assert find_label_map(store, scan_id, plan.federation) != origins[0]
+    assert find_label_map(store, untouched, plan.federation) == origins[1]
+    np.testing.assert_array_equal(
+        load_label_map(store, scan_id, plan.federation).hard()[ref.selection], mask
+    )

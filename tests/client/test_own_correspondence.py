@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from client import own_correspondence as module
+from client.learning.round_clock import OutOfTimeError, RoundClock
 from client.local_round import Hospital
 from client.own_correspondence import PARTS, own_correspondence
 from client.propagation.learn_correspondence import learn_correspondence
@@ -94,6 +95,29 @@ def test_it_learns_from_all_scans_painted_or_not_and_only_once(
     again = own_correspondence(store, plan, CPU)
     assert len(lessons) == PARTS, "nothing is learned a second time"
     assert torch.equal(weights_of(first), weights_of(again))
+
+
+def test_without_time_it_stops_between_two_parts_and_goes_on(
+    make_hospital: MakeHospital, plan: FederationPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady, late = make_hospital("steady").store, make_hospital("late").store
+    now = 0.0
+    monkeypatch.setattr("client.learning.round_clock.time.monotonic", lambda: now)
+
+    def a_second_each(*arguments: object, **named: object) -> float | None:
+        nonlocal now
+        now += 1
+        return learn_correspondence(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "learn_correspondence", a_second_each)
+    wanted = own_correspondence(steady, plan, CPU)
+    for _ in range(2):
+        with pytest.raises(OutOfTimeError, match="what was made so far is kept"):
+            own_correspondence(late, plan, CPU, clock=RoundClock(now + 4))
+    began = now
+    found = own_correspondence(late, plan, CPU, clock=RoundClock(now + 4))
+    assert now - began == PARTS - 2 * 4
+    assert torch.equal(weights_of(found), weights_of(wanted))
 
 
 @pytest.mark.parametrize("part", [1, 4, PARTS])

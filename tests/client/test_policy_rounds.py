@@ -93,7 +93,7 @@ def test_a_round_that_is_not_allowed_is_not_begun(
     set_policy(hospital, policy)
     assert_stays_out(hospital, plan, ask(hospital, plan, 1), why)
     for scan_id in ids_of(hospital, "first"):
-        assert find_label_map(hospital.store, scan_id) is None
+        assert find_label_map(hospital.store, scan_id, plan.federation) is None
     # The same request is answered in full once it is allowed.
     set_policy(hospital, "")
     assert ask(hospital, plan, 1).note.outcome == "trained"
@@ -267,7 +267,7 @@ def test_without_time_for_one_step_the_hospital_stays_out_and_keeps_the_labels(
     plan = make_plan()
     set_policy(hospital, "seconds_per_round = 1e-9")
     assert_stays_out(hospital, plan, ask(hospital, plan, 1), "allow more seconds_per_round")
-    assert find_label_map(hospital.store, ids_of(hospital, "first")[0]) is None
+    assert find_label_map(hospital.store, ids_of(hospital, "first")[0], plan.federation) is None
     set_policy(hospital, "seconds_per_round = 600")
     update = ask(hospital, plan, 1)
     assert (update.note.outcome, update.note.reason) == ("trained", "")

@@ -66,7 +66,7 @@ def update(
     pause: Callable[[], None] = lambda: None,
 ) -> Updated:
     scan_id = ids_of(hospital, "first")[0]
-    spread = (scan_id, load_label_map(hospital.store, scan_id).hard())
+    spread = (scan_id, load_label_map(hospital.store, scan_id, plan.federation).hard())
     return quick_update(hospital.store, plan, model, spread, device=CPU, pause=pause)
 
 
@@ -115,7 +115,7 @@ def test_it_joins_the_painted_slices_with_a_network_that_moved_on(
     load_arrays(network, model.arrays, SEGMENTER)
     scan = crop.of_scan(load_scan(hospital.store, scan_id))
     untouched = predict_probabilities(network, scan, plan.training, device=CPU).numpy()
-    spread = crop.of_labels(load_label_map(hospital.store, scan_id))
+    spread = crop.of_labels(load_label_map(hospital.store, scan_id, plan.federation))
     as_sent = fuse(spread, [painted], untouched, plan.propagation)
     assert labels.classes == as_sent.classes
     assert float(np.abs(labels.soft - as_sent.soft).max()) > 1e-3
@@ -207,7 +207,7 @@ def test_remembered_scans_that_are_gone_are_not_replayed(
 def test_a_scan_is_looked_at_whole_unless_it_is_large(
     hospital: Hospital, plan: FederationPlan, model: CurrentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hard = load_label_map(hospital.store, ids_of(hospital, "first")[0]).hard()
+    hard = load_label_map(hospital.store, ids_of(hospital, "first")[0], plan.federation).hard()
     assert update(hospital, plan, model).crop == Crop((0, 0, 0), hard.shape)
     monkeypatch.setattr(module, "MOST_PREDICTED_VOXELS", hard.size - 1)
     monkeypatch.setattr(module, "MARGINS", (1, 0.25))

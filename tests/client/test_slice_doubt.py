@@ -14,7 +14,7 @@ from client.slice_doubt import note_doubts
 from client.store.doubts import SliceDoubt, find_doubts, save_doubt
 from client.store.scans import list_scans, load_scan
 from common.networks.unet import SEGMENTER, build_networks
-from common.plan import FederationPlan
+from common.plan import Earlier, FederationPlan
 
 MakeHospital = Callable[..., Hospital]
 MakePlan = Callable[..., FederationPlan]
@@ -101,6 +101,8 @@ def test_the_slice_in_doubt_is_asked_for_but_not_of_held_back_scans(
     assert {ref.index for ref in asked_slices(hospital.store, plan, task)} == {13}
     training = plan.training.model_copy(update={"held_back_share": 0.5})
     half = plan.model_copy(update={"training": training})
+    for scan_id in ids_of(hospital, "second"):
+        save_doubt(hospital.store, scan_id, SliceDoubt(half.federation, 3, profile))
     asked = {ref.scan_id: ref.index for ref in asked_slices(hospital.store, half, task)}
     cohort = half.model_copy(update={"annotation": make_plan().annotation})
     held_back = [scan_id for scan_id in asked if half.is_held_back(scan_id)]
@@ -109,6 +111,30 @@ def test_the_slice_in_doubt_is_asked_for_but_not_of_held_back_scans(
     # With nothing painted yet, `cohort` is `spread`, the choice of the plan without changes.
     spread = {ref.scan_id: ref.index for ref in asked_slices(hospital.store, cohort, task)}
     assert all(asked[one] == spread[one] for one in held_back)
+
+
+def test_doubts_of_another_federation_or_axis_say_nothing(
+    make_hospital: MakeHospital, plan: FederationPlan
+) -> None:
+    hospital, task = make_hospital(), plan.tasks[1]
+    unmoved = asked_slices(hospital.store, plan, task)
+    for federation, depth in (("another", 16), (plan.federation, 24)):
+        profile = tuple(float(index == depth - 1) for index in range(depth))
+        for scan_id in ids_of(hospital, "second"):
+            save_doubt(hospital.store, scan_id, SliceDoubt(federation, 3, profile))
+        assert asked_slices(hospital.store, plan, task) == unmoved
+
+
+def test_doubts_of_the_federation_that_a_plan_goes_on_from_count(
+    make_hospital: MakeHospital, plan: FederationPlan
+) -> None:
+    hospital, task = make_hospital(), plan.tasks[1]
+    profile = tuple(float(index == 13) for index in range(16))
+    for scan_id in ids_of(hospital, "second"):
+        save_doubt(hospital.store, scan_id, SliceDoubt(plan.federation, 3, profile))
+    earlier = Earlier(federation=plan.federation, round=2)
+    grown = plan.model_copy(update={"name": "grown", "extends": earlier})
+    assert {ref.index for ref in asked_slices(hospital.store, grown, task)} == {13}
 
 
 def test_whoever_paints_at_once_paints_when_the_round_comes(

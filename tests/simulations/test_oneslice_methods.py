@@ -9,7 +9,6 @@ import torch
 
 from client.propagation.fuse import fuse
 from client.propagation.spread_labels import spread_labels
-from common.errors import SettingsError
 from common.plan import Propagation
 from common.random_streams import generator
 from common.scans import Geometry, Scan, SliceAnnotation, SliceRef
@@ -152,10 +151,3 @@ def test_scans_that_are_not_scored_are_all_learned_from() -> None:
         changed = with_slice(training, place, np.zeros_like(training.annotations[place].mask))
         before, after = (prepare_segmenter_alone(one)(*unseen).soft for one in (training, changed))
         assert (before != after).any()
-
-
-@pytest.mark.parametrize("prepare", [prepare_fused("patches"), prepare_segmenter_alone])
-def test_a_single_scored_scan_cannot_be_left_out(prepare: object) -> None:
-    assert callable(prepare)
-    with pytest.raises(SettingsError, match=r"1 scan is too few.*score 2 at least, or leave out"):
-        prepare(training_set(1, scored_too=True))

@@ -13,7 +13,7 @@ from common.errors import SettingsError
 from common.scans import Geometry, Scan, SliceAnnotation, SliceRef
 from simulations import cli, propagation_methods
 from simulations.progress import no_progress
-from simulations.propagation import ComparisonSettings, compare_propagators
+from simulations.propagation import ONE_SCAN, ComparisonSettings, compare_propagators
 from simulations.propagation_methods import METHODS, Method, choose_methods
 from simulations.propagation_plots import draw_plots
 from simulations.propagation_scans import choose_plane, load_labelled_scans
@@ -304,6 +304,39 @@ def test_wrong_options_are_named(
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.usefixtures("in_two_parts")
+def test_of_one_scan_the_rows_with_a_segmenter_are_left_out_unless_asked_for(
+    tmp_path: Path,
+) -> None:
+    one = write_folder(tmp_path / "one", 1)
+    with pytest.raises(SettingsError, match=r"one scan is too few.*score 2 at least, or leave out"):
+        compare_propagators(
+            one,
+            tmp_path / "a",
+            settings_of(methods=("static-copy", "segmenter-alone")),
+            no_progress,
+        )
+    settings = settings_of(methods=(), slice_choices=("oracle",))
+    comparison = compare_propagators(one, tmp_path / "b", settings, no_progress)
+    methods = {row.method for row in comparison.rows}
+    assert {"static-copy", "oneslice"} <= methods
+    assert not any("segmenter" in name or "fused" in name for name in methods)
+    assert ONE_SCAN in comparison.notes
+
+
+def test_labels_of_any_name_are_scored(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", 1)
+    long = "a name of more than sixty-four characters, as an atlas of the brain may have one"
+    for names, wanted in (
+        ({"1": "kidney", "2": "kidney"}, {"kidney 1", "kidney 2"}),
+        ({"1": "", "2": long}, {"label-1", long}),
+    ):
+        (data / "labels.json").write_text(json.dumps(names))
+        settings = settings_of(methods=("static-copy",), slice_choices=("oracle",))
+        comparison = compare_propagators(data, tmp_path / next(iter(wanted)), settings, no_progress)
+        assert set(comparison.rows[0].dice) == wanted
 
 
 def test_folders_that_cannot_be_scored_say_why(tmp_path: Path) -> None:

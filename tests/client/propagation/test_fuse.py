@@ -57,6 +57,17 @@ def test_one_voxel_by_hand() -> None:
     assert (fused.classes, fused.spread, fused.source) == ((1,), (1,), "pseudo")
 
 
+def test_where_nothing_can_be_carried_the_network_alone_is_left() -> None:
+    shape = (*SHAPE[:2], 2)
+    annotation = painted(index=0)
+    alone = painted_labels(shape, [annotation])
+    predicted = everywhere(0.3, 0.7)[..., :2]
+    fused = fuse(alone, [annotation], predicted, SETTINGS)
+    share = (0.7 + 1e-4) / (1 + 2e-4)
+    np.testing.assert_allclose(fused.soft[1, :, :, 1], share, rtol=1e-5)
+    np.testing.assert_array_equal(fused.hard()[..., 0], annotation.mask)
+
+
 def test_painted_slices_are_exact_whatever_the_network_says() -> None:
     annotations = [painted(), painted(index=7), painted(0, index=0)]
     fused = fuse(spread_as(annotations, 0.5, 0.5), annotations, everywhere(0, 1), SETTINGS)

@@ -15,7 +15,7 @@ from client.propagation.residual import (
     residual_per_slice,
     suggest,
 )
-from common.scans import LabelMap, SliceRef
+from common.scans import LabelMap, LabelSource, SliceRef
 
 
 def voxels(*probabilities: tuple[float, ...]) -> np.ndarray:
@@ -30,6 +30,7 @@ def proxy(
     expert: tuple[bool, ...] | None = None,
     classes: tuple[int, ...] = (1, 2),
     spread: tuple[int, ...] = (1, 2),
+    source: LabelSource = "propagated",
 ) -> LabelMap:
     shape = soft.shape[1:]
     painted = np.array(expert or [False] * shape[2]).reshape(shape)
@@ -39,7 +40,7 @@ def proxy(
         np.array(weight, dtype=np.float32).reshape(shape),
         painted,
         spread,
-        "propagated",
+        source,
     )
 
 
@@ -48,6 +49,13 @@ def test_a_dispute_is_the_chance_that_both_draw_different_labels() -> None:
     predicted = voxels((0.6, 0.3, 0.1), (0, 0, 1), (0.5, 0.5, 0), (1, 0, 0))
     # 0.4 leaves the background; all moves to the other class; agreed; nothing is known there.
     assert against_network(said, predicted).ravel() == pytest.approx([0.4, 1, 0, 0])
+
+
+def test_what_a_segmenter_joined_is_in_dispute_where_it_is_sure_of_nothing() -> None:
+    # Three classes and the background at even odds weigh nothing, and are no agreement.
+    even = voxels((0.25, 0.25, 0.25, 0.25))
+    said = proxy(even, weight=(0,), classes=(1, 2, 3), spread=(1, 2, 3), source="pseudo")
+    assert against_network(said, voxels((1, 0, 0, 0))).ravel() == pytest.approx([0.75])
 
 
 def test_a_class_that_is_unknown_away_from_painted_voxels_is_background_on_both_sides() -> None:

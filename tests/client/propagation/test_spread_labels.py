@@ -154,6 +154,41 @@ def test_an_empty_slice_takes_nothing_from_the_spread_of_another(scan: Scan) -> 
     assert weights_along(labels, 2)[11] == 1
 
 
+@pytest.mark.parametrize("beyond", [9, 3], ids=["after", "before"])
+def test_no_class_comes_back_beyond_a_slice_that_shows_none(scan: Scan, beyond: int) -> None:
+    # The block goes on through all slices of this axis; whoever looked there did not think so.
+    alone = spread(scan, painted(2, 6, 1, (1,)), reach_slices=20)
+    labels = spread(scan, painted(2, 6, 1, (1,)), painted(2, beyond, 0, (1,)), reach_slices=20)
+    further = slice(beyond + 1, None) if beyond > 6 else slice(0, beyond)
+    assert alone.soft[1][..., further].any()
+    assert alone.weight[..., further].any()
+    np.testing.assert_array_equal(labels.soft[1][..., further], 0)
+    np.testing.assert_array_equal(labels.weight[..., further], 0)
+    between = slice(7, beyond) if beyond > 6 else slice(beyond + 1, 6)
+    np.testing.assert_array_equal(labels.weight[..., between], alone.weight[..., between])
+    np.testing.assert_allclose(labels.soft[..., between], alone.soft[..., between], atol=1e-4)
+
+
+def test_a_slice_on_which_a_class_was_not_looked_for_does_not_end_it(scan: Scan) -> None:
+    both, other = painted(2, 6, 1, (1, 2)), painted(2, 9, 2, (2,))
+    np.testing.assert_array_equal(
+        spread(scan, both, other, reach_slices=20).soft[1][..., 10:],
+        spread(scan, both, reach_slices=20).soft[1][..., 10:],
+    )
+
+
+def test_what_was_not_looked_for_on_a_slice_is_unknown_there(scan: Scan) -> None:
+    whole, part = painted(2, 5, 1, (1, 2)), painted(2, 8, 1, (1,))
+    labels = spread(scan, whole, part)
+    shown = part.mask == 1
+    assert labels.classes == (1, 2)
+    np.testing.assert_array_equal(labels.expert[..., 8], shown)
+    np.testing.assert_array_equal(labels.weight[..., 8] == 1, shown)
+    np.testing.assert_array_equal(labels.hard()[..., 8][shown], 1)
+    assert labels.expert[..., 5].all()
+    assert weights_along(spread(scan, whole), 2)[7] == labels.weight[..., 7].max()
+
+
 def test_the_scan_is_left_as_it_was(scan: Scan) -> None:
     kept = scan.image.copy()
     spread(scan, painted(1, 5, 1, (1,)))

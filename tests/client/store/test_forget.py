@@ -78,14 +78,14 @@ def _fill(store: Store, scan_id: str, place: int) -> None:
     soft = np.random.default_rng(place).random((2, 5, 6, 4)).astype(np.float32)
     nowhere = np.zeros((5, 6, 4), dtype=bool)  # the same for all three
     labels = LabelMap((1,), soft, soft[0], nowhere, (1,), "propagated")
-    save_label_map(store, scan_id, labels, MadeFrom("origin"))
+    save_label_map(store, scan_id, labels, MadeFrom("origin", "ours"))
 
 
 def _traces(store: Store, scan_id: str) -> list[bytes]:
     """Bytes by which a scan's picture, labels and patient could be known."""
     row = find_scan(store, scan_id)
     image, stack = load_scan(store, scan_id).image, load_array(store, row.display_key)
-    label = load_label_map(store, scan_id)
+    label = load_label_map(store, scan_id, "ours")
     mask = latest_annotations(store, scan_id)[0].mask
     assert row.reference_key is not None
     reference = load_array(store, row.reference_key)
@@ -143,8 +143,8 @@ def test_no_byte_of_a_withdrawn_scan_is_left(
     as_they_came.remove(anna)
     assert [scan.scan_id for scan in scans_as_they_came(store, "first")] == as_they_came
     for one in others:
-        assert find_label_map(store, one) == MadeFrom("origin")
-        assert load_label_map(store, one).expert.shape == (5, 6, 4)
+        assert find_label_map(store, one, "ours") == MadeFrom("origin", "ours")
+        assert load_label_map(store, one, "ours").expert.shape == (5, 6, 4)
         assert load_scan(store, one).image.shape == (1, 5, 6, 4)
         assert len(latest_annotations(store, one)) == 1
     assert [one.part for one in load_learned(store, "settings")] == [1]
@@ -374,4 +374,4 @@ def test_a_withdrawal_that_is_killed_is_ended_by_the_next(
     verify_audit(store)
     assert [row.event for row in read_audit(store)] == ["withdrawn"]
     for other in patients[1:]:
-        assert load_label_map(store, other).expert.shape == (5, 6, 4)
+        assert load_label_map(store, other, "ours").expert.shape == (5, 6, 4)

@@ -70,5 +70,5 @@ def test_what_was_done_is_counted(store: Store, scan_ids: list[str]) -> None:
     assert label_map_bytes_to_come(store) == 3 * 7 * 5 * 6 * 4
     soft = np.zeros((2, 5, 6, 4), dtype=np.float32)
     labels = LabelMap((1,), soft, soft[0], soft[0] > 0, (1,), "propagated")
-    save_label_map(store, scan_ids[0], labels, MadeFrom("origin"))
+    save_label_map(store, scan_ids[0], labels, MadeFrom("origin", "ours"))
     assert label_map_bytes_to_come(store) == 2 * 7 * 5 * 6 * 4

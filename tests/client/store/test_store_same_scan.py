@@ -125,7 +125,7 @@ def test_a_late_label_leaves_annotations_and_label_maps_alone(
     save_annotation(store, painted)
     soft = np.full((2, *IMAGE.shape), 0.5, dtype=np.float32)
     labels = LabelMap((1,), soft, soft[0], soft[0] > 1, (1,), "propagated")
-    save_label_map(store, scan_id, labels, MadeFrom("origin"))
+    save_label_map(store, scan_id, labels, MadeFrom("origin", "ours"))
     save_nifti(tmp_path / "labels" / "a.nii", LABEL)
     report = _ingest(store, tmp_path, task)
     assert (report.already_known, report.quarantined) == (1, ())
@@ -135,7 +135,7 @@ def test_a_late_label_leaves_annotations_and_label_maps_alone(
     assert scan.label_voxels == dict(enumerate(np.bincount(LABEL.ravel()).tolist()[1:], start=1))
     (kept,) = latest_annotations(store, scan_id)
     np.testing.assert_array_equal(kept.mask, LABEL[3])
-    assert find_label_map(store, scan_id) == MadeFrom("origin")
+    assert find_label_map(store, scan_id, "ours") == MadeFrom("origin", "ours")
     again = _ingest(store, tmp_path, task)
     assert (again.added, again.already_known) == (0, 1)
     assert list_scans(store) == [scan]

@@ -329,7 +329,7 @@ def test_the_label_is_spread_and_shown_as_the_label_engine_made_it(
         review = wait_for(client, scan.scan_id, is_ready)
         assert (review["source"], review["dims"]) == ("propagated", [ROWS, COLUMNS, DEPTH])
         assert review["painted"] == [{"axis": 2, "index": 5}]
-        labels = load_label_map(page.store, scan.scan_id)
+        labels = load_label_map(page.store, scan.scan_id, page.plan.federation)
         hard = labels.hard()
         assert review["volumes_ml"] == {"1": round(int((hard == 1).sum()) / 1000, 3)}
         i, j, k = review["centre"]  # type: ignore[misc]
