@@ -333,7 +333,8 @@ def describe_round(
     registered = sum(len(found) for found in scans.values())
     annotated = {scan_id for found in labelled.training.values() for scan_id in found}
     annotated |= {one.ref.scan_id for found in labelled.held_back.values() for one in found}
-    used, replayed = len(material.current), len(material.remembered)
+    used = len(material.current)
+    replayed = len(material.remembered) if plan.replay.share > 0 else 0
     return Note(
         hospital=store.hospital,
         outcome=material.outcome,

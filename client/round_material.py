@@ -104,7 +104,8 @@ def choose_material(
 
     A task that was trained in an earlier stage is over: its scans come back through the memory
     only. A hospital that lags behind trains the task it has now in the stage that runs now. Tasks
-    that are not in `labelled` do not count, and no model is made from fewer than `least` scans.
+    that are not in `labelled` do not count, and no model is made from fewer than `least` scans, nor
+    from memory alone where the plan replays nothing and keeps it to weigh the weights by.
     """
     allowed = set(labelled.training)
     pseudo = plan.few_labels.pseudo_labels
@@ -119,7 +120,8 @@ def choose_material(
             remembered = _remembered(state, others, labelled.flagged)
             return Material(task, scans, remembered, unannotated)
     remembered = _remembered(state, allowed, labelled.flagged)
-    return Material(None, [], remembered if len(remembered) >= least else [])
+    replays = plan.replay.share > 0 and len(remembered) >= least
+    return Material(None, [], remembered if replays else [])
 
 
 def _remembered(state: HospitalState, tasks: set[str], flagged: Set[str]) -> list[str]:

@@ -24,7 +24,7 @@ def continual_scores(matrix: Sequence[Row], untrained: Row = ()) -> ContinualSco
 
     With T tasks and a[i][j] the Dice of task j after stage i:
 
-    - ACC is the mean of the last row;
+    - ACC is the mean of the last row, over the tasks whose stage has come;
     - BWT, what later stages did to a task, the mean over j < T of a[T][j] - a[j][j];
     - forgetting the mean over j < T of the best earlier a[i][j] (j <= i < T) minus a[T][j];
     - FWT, what earlier stages did for a task that nobody has trained on yet, the mean over j > 1 of
@@ -45,11 +45,11 @@ def continual_scores(matrix: Sequence[Row], untrained: Row = ()) -> ContinualSco
             backward.append(final - when_learned)
             forgotten.append(max(dice for dice in earlier if dice is not None) - final)
     return ContinualScores(
-        acc=_mean(last),
-        bwt=_mean(backward),
-        fwt=_mean(_forward(matrix, untrained)),
-        forgetting=_mean(forgotten),
-        learning_accuracy=_mean(learned),
+        acc=mean_of_known(last[: len(matrix)]),
+        bwt=mean_of_known(backward),
+        fwt=mean_of_known(_forward(matrix, untrained)),
+        forgetting=mean_of_known(forgotten),
+        learning_accuracy=mean_of_known(learned),
     )
 
 
@@ -68,7 +68,7 @@ def mean_matrix(matrices: Sequence[Sequence[Row]]) -> tuple[tuple[float | None, 
     All have the same numbers of stages and of tasks.
     """
     return tuple(
-        tuple(_mean(values) for values in zip(*rows, strict=True))
+        tuple(mean_of_known(values) for values in zip(*rows, strict=True))
         for rows in zip(*matrices, strict=True)
     )
 
@@ -78,6 +78,7 @@ def _at(row: Row, task: int) -> float | None:
     return row[task] if task < len(row) else None
 
 
-def _mean(values: Row) -> float | None:
+def mean_of_known(values: Row) -> float | None:
+    """The mean of those that are numbers; None without any."""
     scored = [value for value in values if value is not None]
     return float(np.mean(scored)) if scored else None

@@ -1,8 +1,10 @@
 """Stage by task on the slices that hospitals hold back: what nobody needs full labels for."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from common.continual import ContinualScores, continual_scores, mean_matrix
+from common.continual import ContinualScores, continual_scores, mean_matrix, mean_of_known
 from common.plan import FederationPlan
 from common.settings_file import Settings
 from server.round_state import RoundState
@@ -11,7 +13,7 @@ DiceMatrix = tuple[tuple[float | None, ...], ...]
 
 
 class HeldBackScores(Settings):
-    """One hospital's stream, or the mean over hospitals: `dice_matrix[stage][task]`.
+    """One hospital's stream, or the mean of all hospitals' numbers: `dice_matrix[stage][task]`.
 
     A task is first scored when its own stage begins, by the models that the stage before has left.
     Forward transfer is left out: no hospital scores fresh weights on tasks that are still to come.
@@ -58,9 +60,20 @@ def held_back_scores(plan: FederationPlan, state: RoundState) -> HeldBack | None
     return HeldBack(
         tasks=tuple(task.name for task in plan.tasks),
         hospitals=hospitals,
-        mean=_summarise(mean_matrix(list(matrices.values()))),
+        mean=_mean_of(list(hospitals.values())),
         lowest_acc=min(accuracies, default=None),
         spread_acc=float(np.std(accuracies)) if accuracies else None,
+    )
+
+
+def _mean_of(hospitals: Sequence[HeldBackScores]) -> HeldBackScores:
+    """Number by number: of the mean matrix, two places may be means over different hospitals."""
+    return HeldBackScores(
+        dice_matrix=mean_matrix([one.dice_matrix for one in hospitals]),
+        acc=mean_of_known([one.acc for one in hospitals]),
+        bwt=mean_of_known([one.bwt for one in hospitals]),
+        forgetting=mean_of_known([one.forgetting for one in hospitals]),
+        learning_accuracy=mean_of_known([one.learning_accuracy for one in hospitals]),
     )
 
 

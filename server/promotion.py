@@ -10,6 +10,7 @@ from common.plan import FederationPlan
 from common.settings_file import Settings
 from server.ledger import (
     Bests,
+    JudgedScore,
     LedgerRow,
     judged_scores,
     loss_sentence,
@@ -23,7 +24,8 @@ class Verdict(Settings):
     """Whether a round is promoted; `why_not` is empty if it is.
 
     `losses` are those beyond the plan's limit, the largest first. `unheard` are hospitals that have
-    a score to lose and gave none for this round: it may have cost them something.
+    a score to lose and gave none for this round, or none "on" one of their tasks: it may have cost
+    them something.
     """
 
     round: int
@@ -103,9 +105,20 @@ def _judge(plan: FederationPlan, state: RoundState, number: int, bests: Bests) -
         return Verdict(round=number, why_not=f"no hospital has scored it on {least} slices or more")
     rows = rows_of_round(number, scores, bests)
     losses = tuple(sorted((row for row in rows if row.loss > limit), key=lambda row: -row.loss))
-    unheard = {hospital for hospital, _, _ in bests} - {hospital for hospital, _ in scores}
     return Verdict(
-        round=number, why_not=_why_not(losses, limit), losses=losses, unheard=tuple(sorted(unheard))
+        round=number,
+        why_not=_why_not(losses, limit),
+        losses=losses,
+        unheard=_unheard(bests, scores),
+    )
+
+
+def _unheard(bests: Bests, scores: Sequence[JudgedScore]) -> tuple[str, ...]:
+    heard = {(hospital, score.task) for hospital, score in scores}
+    hospitals = {hospital for hospital, _ in heard}
+    missing = {(hospital, task) for hospital, task, _ in bests} - heard
+    return tuple(
+        sorted({f"{name} on {task}" if name in hospitals else name for name, task in missing})
     )
 
 

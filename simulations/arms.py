@@ -22,6 +22,7 @@ PER_HOSPITAL = (
     ("training", "steps_per_round"),
     ("training", "student_steps_per_round"),
     ("correspondence", "steps"),
+    ("distillation", "registration_steps"),
     ("annotation", "scans"),
     ("replay", "budget_scans"),
     ("replay", "budget_mb"),

@@ -21,7 +21,7 @@ from simulations.in_parallel import run_in_parallel
 from simulations.progress import Progress, counted, no_progress
 from simulations.run import find_data
 from simulations.scenario import Scenario
-from simulations.sites import deal_cases
+from simulations.sites import deal_cases, patients_of
 
 ORDERS: tuple[Order, ...] = ("given", "reversed")
 KEPT_FILE = "comparison.json"
@@ -225,6 +225,10 @@ def runs_of_seed(
     drawn = scenario.with_seed(seed)
     dataset = find_data(drawn, data, out / "scans" / f"seed-{seed}")
     test = deal_cases(in_order(drawn, "given"), dataset).test
+    cases = sorted({name for names in test.values() for name in names})
+    patients = patients_of(drawn, dataset, cases)
+    if drawn.phantoms is not None:  # another seed draws others, by the same names
+        patients = {case: f"{patient}, seed {seed}" for case, patient in patients.items()}
     runs = []
     for arm, order in product(chosen.arms, chosen.orders):
         given, changed = (arm.changed(in_order(drawn, one)) for one in ("given", order))
@@ -238,6 +242,7 @@ def runs_of_seed(
             data=dataset.folder,
             folder=out / arm.name / f"seed-{seed}-{named}",
             tasks=[(task, test[task.name]) for task in drawn.plan.tasks],
+            patients=patients,
         )
         runs.append(run)
     return runs

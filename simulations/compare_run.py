@@ -44,6 +44,7 @@ class Run:
         folder: where the run lies.
         tasks: of the scenario as it is, each with its test cases: what ACC is a mean over, also
             for an arm that has other tasks.
+        patients: of each test case whom it is of; the same name in another run is the same patient.
     """
 
     arm: str
@@ -54,6 +55,7 @@ class Run:
     data: Path
     folder: Path
     tasks: TestedTasks
+    patients: Mapping[str, str]
 
 
 class Outcome(Settings):
@@ -79,11 +81,21 @@ class Outcome(Settings):
 
 
 class Row(Outcome):
-    """The outcome of one arm with one seed and order of tasks."""
+    """The outcome of one arm with one seed and order of tasks.
+
+    Attributes:
+        arm: its name.
+        seed: of the scenario.
+        order: of the tasks.
+        ran_as: the order of the run itself: where an arm is the same in both, one run serves both.
+        patients: whom each of the cases is of.
+    """
 
     arm: str
     seed: int
     order: Order
+    ran_as: Order
+    patients: dict[str, str]
 
 
 class Failure(Settings):
@@ -104,7 +116,14 @@ def attempt(run: Run, progress: Progress = no_progress) -> Row | Failure:
     except Exception as error:
         log.exception("%s failed", run.folder)
         return failure(run, f"{type(error).__name__}: {error}")
-    return Row(arm=run.arm, seed=run.seed, order=run.order, **outcome.model_dump())
+    return Row(
+        arm=run.arm,
+        seed=run.seed,
+        order=run.order,
+        ran_as=run.order,
+        patients=dict(run.patients),
+        **outcome.model_dump(),
+    )
 
 
 def failure(run: Run, reason: str) -> Failure:

@@ -20,7 +20,8 @@ class PairedTest:
         arm: the arm.
         reference: what it is compared with.
         runs: pairs of runs with the same seed and order.
-        scans: test scans; each counts once, by the mean of its differences over the runs.
+        patients: of the test scans; each counts once, by the mean of its differences over its scans
+            and the runs.
         mean_difference: in the Dice of a scan; above zero: the arm is better.
         p: of Wilcoxon's signed-rank test, two-sided.
         p_holm: corrected for the number of arms.
@@ -29,7 +30,7 @@ class PairedTest:
     arm: str
     reference: str
     runs: int
-    scans: int
+    patients: int
     mean_difference: float
     p: float
     p_holm: float
@@ -38,13 +39,16 @@ class PairedTest:
 def paired_tests(rows: Sequence[Row]) -> list[PairedTest]:
     """Every arm against the reference, where both have runs with the same seed and order."""
     runs = {
-        arm: {(row.seed, row.order): row.cases for row in found}
-        for arm, found in by_arm(rows).items()
+        arm: {(row.seed, row.order): row for row in found} for arm, found in by_arm(rows).items()
     }
     reference = runs.pop(REFERENCE, {})
     pairs = {arm: sorted(found.keys() & reference.keys()) for arm, found in runs.items()}
     differences = {
-        arm: mean_differences([runs[arm][key] for key in keys], [reference[key] for key in keys])
+        arm: mean_differences(
+            [runs[arm][key].cases for key in keys],
+            [reference[key].cases for key in keys],
+            [reference[key].patients for key in keys],
+        )
         for arm, keys in pairs.items()
     }
     differences = {arm: found for arm, found in differences.items() if found}
@@ -61,7 +65,7 @@ def to_json(comparison: Comparison) -> str:
     """The rows, the tests, and what is not there."""
     values = {
         "scenario": comparison.scenario.name,
-        "rows": [row.model_dump(exclude={"cases"}) for row in comparison.rows],
+        "rows": [row.model_dump(exclude={"cases", "patients"}) for row in comparison.rows],
         "tests": [asdict(test) for test in paired_tests(comparison.rows)],
         "failed": [failure.model_dump() for failure in comparison.failures],
         "left_out": comparison.left_out,
@@ -94,8 +98,11 @@ def spread_over_seeds(rows: Sequence[Row]) -> float | None:
 
 
 def spread_over_orders(rows: Sequence[Row]) -> float | None:
-    """Standard deviation over orders of the mean Dice, a mean over seeds; None with one order."""
-    return _spread([_mean_dice(found) for found in _grouped(rows, "order")])
+    """Standard deviation over orders of the mean Dice, a mean over seeds.
+
+    None with one order, and of an arm that is the same in both.
+    """
+    return _spread([_mean_dice(found) for found in _grouped(rows, "ran_as")])
 
 
 def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -106,7 +113,9 @@ def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _cells(rows: Sequence[Row], test: PairedTest | None) -> str:
+def _cells(rows_of_arm: Sequence[Row], test: PairedTest | None) -> str:
+    # Where one run serves both orders it counts once.
+    rows = list({(row.seed, row.ran_as): row for row in rows_of_arm}.values())
     acc, bwt = [row.acc for row in rows], [row.bwt for row in rows]
     share = mean_known([row.fraction_of_slices for row in rows])
     cells = (
@@ -133,21 +142,21 @@ def _notes(tests: Sequence[PairedTest]) -> list[str]:
         "slices: painted, as a share of those with a structure; minutes: of work in a run",
     ]
     if tests:
-        counts = sorted({test.scans for test in tests})
-        scans = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        counts = sorted({test.patients for test in tests})
+        patients = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         notes += [
-            f"to {REFERENCE}: in the Dice of a test scan, a mean over {scans} scans, each itself a "
-            "mean over runs",
-            "with the same seed and order; p: of Wilcoxon's signed-rank test over these scans, "
+            f"to {REFERENCE}: in the Dice of a test scan, a mean over {patients} patients, each "
+            "itself a mean over runs",
+            "with the same seed and order; p: of Wilcoxon's signed-rank test over these patients, "
             f"corrected for {len(tests)} arm{'s' * (len(tests) > 1)} (Holm)",
         ]
     return notes
 
 
-def _grouped(rows: Sequence[Row], key: Literal["seed", "order"]) -> list[list[Row]]:
+def _grouped(rows: Sequence[Row], key: Literal["seed", "ran_as"]) -> list[list[Row]]:
     groups: dict[object, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.seed if key == "seed" else row.order, []).append(row)
+        groups.setdefault(row.seed if key == "seed" else row.ran_as, []).append(row)
     return list(groups.values())
 
 

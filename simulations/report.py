@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -135,19 +136,28 @@ def build_report(results: RunResults, test: ScansToTestOn) -> Report:
 
 
 def keep_report(folder: RunFolder, report: Report, results: RunResults, test_store: Store) -> None:
-    """Writes report.json, report.html, and every test scan's scores as cases.csv."""
+    """Writes every test scan's scores as cases.csv, report.html, and report.json.
+
+    That there is a report says that the run has ended, so it comes last.
+    """
     plan, cases = results.scenario.plan, results.stages.segmenter[-1]
     overlays = draw_overlays(test_store, cases, plan, results.state.arrays)
+    _keep_cases(folder.path / "cases.csv", plan, results.stages)
     write_report(folder, report, plan, results.state, overlays)
+
+
+def _keep_cases(path: Path, plan: FederationPlan, stages: StageScores) -> None:
+    unfinished = path.with_suffix(".unfinished")
     name_of = {label.index: label.name for label in plan.labels}
-    with (folder.path / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "case", "structure", "dice", "hd95", "missed"])
-        for role, scored in ((SEGMENTER, cases), (STUDENT, results.stages.student)):
+        for role, scored in ((SEGMENTER, stages.segmenter[-1]), (STUDENT, stages.student)):
             for case in scored:
                 for index, one in case.structures.items():
                     row = [role, case.case, name_of[index], one.dice, one.hd95_mm, one.missed]
                     writer.writerow(row)
+    unfinished.replace(path)
 
 
 def _continual(

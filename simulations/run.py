@@ -13,6 +13,7 @@ from client.store.store import Store
 from common.errors import CheckpointError, SettingsError
 from common.networks.unet import SEGMENTER
 from common.plan import FederationPlan
+from common.privacy import Privacy
 from common.settings_file import parse_settings
 from server.report import LocalOnly, Report
 from server.round_state import RoundState
@@ -180,7 +181,8 @@ def run_alone(
     limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
     strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})
     changed = {"name": f"{scenario.plan.name}-{site}"[:48], "limits": limits, "extends": None}
-    plan = scenario.plan.model_copy(update={**changed, "tasks": tasks, "strategy": strategy})
+    changed |= {"tasks": tasks, "strategy": strategy, "privacy": Privacy()}  # from nobody
+    plan = scenario.plan.model_copy(update=changed)
     folder = RunFolder(out / "local_only" / site)
     annotator = SimulatedAnnotator(plan, scenario.annotator)
     federation = SimulatedFederation(plan, folder, {site: store.folder}, annotator=annotator)

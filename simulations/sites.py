@@ -90,6 +90,13 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
     return dealt
 
 
+def patients_of(scenario: Scenario, dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
+    """Of each case the group that the scenario keeps together; its own name if it has none."""
+    columns = read_columns(dataset)
+    groups = _groups(list(cases), scenario.group_by, columns)
+    return {name: group[0] for group in groups for name in group}
+
+
 def fill_sites(
     scenario: Scenario,
     dataset: Dataset,

@@ -157,6 +157,22 @@ def test_the_newest_open_task_is_chosen(
         assert material.remembered == remembered
 
 
+def test_where_nothing_is_replayed_a_hospital_without_a_task_stays_out(
+    make_hospital: MakeHospital, make_plan: MakePlan, paint: Paint
+) -> None:
+    hospital = make_hospital()
+    plan = make_plan(replay={"share": 0.0}, retention={"elastic_weight": 1.0})
+    paint(hospital, plan, "first")
+    first = ask(hospital, plan, 1).note
+    assert (first.outcome, first.num_examples) == ("trained", first.used)
+    later = ask(hospital, plan, 3)
+    assert (later.note.outcome, later.note.num_examples, later.arrays) == ("abstained", 0, {})
+    # With a task, what it remembers tells which weights matter, and counts for nothing else.
+    paint(hospital, plan, "second")
+    note = ask(hospital, plan, 4).note
+    assert (note.outcome, note.replayed, note.num_examples) == ("trained", 0, note.used)
+
+
 # Held back and spread ---------------------------------------------------------------------------
 
 

@@ -70,6 +70,8 @@ def test_a_stream_that_stopped_early_counts_the_stages_it_had() -> None:
     scores = continual_scores([[0.9, 0.1, 0.0], [0.7, 0.8, 0.3]], [0.0, 0.0, 0.1])
     assert scores.bwt == pytest.approx(0.7 - 0.9)
     assert scores.forgetting == pytest.approx(0.9 - 0.7)
+    # What nobody has trained yet is not held against it.
+    assert scores.acc == pytest.approx((0.7 + 0.8) / 2)
     # Task 3 has not begun, and is known a little already.
     assert scores.fwt == pytest.approx((0.1 + (0.3 - 0.1)) / 2)
 

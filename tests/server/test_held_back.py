@@ -39,9 +39,20 @@ def test_the_matrices_are_of_the_models_that_ended_a_stage(plan: FederationPlan)
         ),
     }
     assert found.mean.dice_matrix == ((0.625, 0.125), (0.5625, 0.5))
-    assert found.mean.bwt == 0.5625 - 0.625
+    assert (found.mean.acc, found.mean.bwt) == (0.53125, -0.0625)
     # 0.625 and 0.4375 lie 0.09375 from their mean.
     assert (found.lowest_acc, found.spread_acc) == pytest.approx((0.4375, 0.09375))
+
+
+def test_the_mean_forgets_what_hospitals_forget_and_nothing_else(plan: FederationPlan) -> None:
+    # South came late and is worse on task1 than north; nobody has lost anything.
+    rounds = [{"north": {"task1": 0.75}}] * 2
+    rounds += [{"north": {"task1": 0.75, "task2": 0.5}, "south": {"task1": 0.25, "task2": 0.5}}]
+    found = held_back_scores(plan, scored_state(plan, rounds))
+    assert found is not None
+    assert found.mean.dice_matrix == ((0.75, None), (0.5, 0.5))
+    assert found.hospitals["south"].bwt is None
+    assert (found.mean.bwt, found.mean.forgetting, found.mean.acc) == (0.0, 0.0, 0.5)
 
 
 def test_a_stage_that_is_not_over_has_no_row(plan: FederationPlan) -> None:

@@ -119,6 +119,14 @@ def test_a_hospital_that_did_not_score_is_named_and_keeps_its_measure(make_plan:
     assert (gate.promoted_round, gate.unheard) == (2, ("south",))
 
 
+def test_a_hospital_that_stops_to_score_one_task_is_named_with_it(make_plan: MakePlan) -> None:
+    plan = _gated(make_plan)
+    both = {"task1": 0.75, "task2": 0.75}
+    rounds = [{"north": both, "south": both}, {"north": {"task2": 0.75}}]
+    _, verdict = judge_rounds(plan, scored_state(plan, rounds))
+    assert verdict.unheard == ("north on task1", "south")
+
+
 def test_self_learning_gives_nothing_out_with_a_gate_or_without(make_plan: MakePlan) -> None:
     for most_loss in (None, 0.25):
         plan = make_plan(

@@ -19,12 +19,20 @@ from simulations.compare_table import (
 )
 
 
-def row(arm: str, seed: int, order: Order, dice: float, bwt: float | None = -0.1) -> Row:
+def row(
+    arm: str,
+    seed: int,
+    order: Order,
+    dice: float,
+    bwt: float | None = -0.1,
+    ran_as: Order | None = None,
+) -> Row:
     """Five test scans around the mean."""
     cases = {f"case{number}": dice + 0.01 * (number - 2) for number in range(5)}
     return Row(
         arm=arm, seed=seed, order=order, mean_dice=dice, acc=dice - 0.1, bwt=bwt,
         forgetting=bwt and -bwt, fraction_of_slices=0.05, seconds=90, cases=cases,
+        ran_as=ran_as or order, patients={name: name for name in cases},
     )  # fmt: skip
 
 
@@ -59,7 +67,7 @@ def test_spreads_by_hand(rows: list[Row]) -> None:
 
 def test_an_arm_is_tested_on_the_runs_it_shares_with_the_reference(rows: list[Row]) -> None:
     joint, no_replay = paired_tests(rows)
-    assert (joint.arm, joint.reference, joint.runs, joint.scans) == ("joint", "as-is", 2, 5)
+    assert (joint.arm, joint.reference, joint.runs, joint.patients) == ("joint", "as-is", 2, 5)
     # 0.90 - 0.80 and 0.91 - 0.84 of every scan.
     assert joint.mean_difference == pytest.approx(0.085)
     assert no_replay.mean_difference == pytest.approx(-0.2)
@@ -75,11 +83,25 @@ def test_the_keys_of_the_json_are_those_of_the_design(comparison: Comparison) ->
     values = json.loads(to_json(comparison))
     assert set(values["rows"][0]) == {
         "arm", "seed", "order", "mean_dice", "acc", "bwt", "forgetting", "fraction_of_slices",
-        "seconds",
+        "seconds", "ran_as",
     }  # fmt: skip
     assert values["rows"][4]["bwt"] is None
     assert [test["arm"] for test in values["tests"]] == ["joint", "no-replay"]
     assert values["failed"][0]["reason"] == "the disk is full"
+
+
+def test_a_run_that_serves_both_orders_counts_once(rows: list[Row]) -> None:
+    joint = [
+        row("joint", seed, order, dice, None, "given")
+        for seed, dice in ((0, 0.90), (1, 0.92))
+        for order in ("given", "reversed")
+    ]
+    whole = Comparison(small_scenario(), (*rows[:4], *joint), (), {})
+    cells = to_text(whole).splitlines()[2].split()
+    # Runs, Dice, its spread over seeds and orders, ACC and its spread.
+    assert cells[:7] == ["joint", "2", "0.9100", "0.0141", "-", "0.8100", "0.0141"]
+    (test,) = paired_tests(whole.rows)
+    assert test.runs == 4
 
 
 def test_the_table_has_a_line_for_each_arm(comparison: Comparison) -> None:

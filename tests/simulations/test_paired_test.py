@@ -25,10 +25,17 @@ def test_scans_without_a_difference_say_nothing() -> None:
     assert wilcoxon_p([]) == 1
 
 
-def test_ties_take_the_normal_approximation() -> None:
-    # Four ranks of 2.5: mean 4 * 5 / 4 = 5, variance 4 * 5 * 9 / 24 - (4^3 - 4) / 48 = 6.25, so
-    # the sum of 0 lies two standard deviations below: 2 * 0.02275.
-    assert wilcoxon_p([1, 1, 1, 1]) == pytest.approx(0.0455, abs=5e-5)
+def test_a_few_ties_are_counted_out() -> None:
+    # All of one sign: of 16 ways to sign four only two are as far out.
+    assert wilcoxon_p([1, 1, 1, 1]) == pytest.approx(2 / 16)
+    # Ranks 1.5 1.5 3 4; the negative sum is 1.5. As small: {} {1.5} {1.5} of 16.
+    assert wilcoxon_p([-1, 1, 2, 3]) == pytest.approx(2 * 3 / 16)
+
+
+def test_many_ties_take_the_normal_approximation() -> None:
+    # 16 ranks of 8.5: mean 16 * 17 / 4 = 68, variance 16 * 17 * 33 / 24 - (16^3 - 16) / 48 = 289,
+    # so the sum of 0 lies four standard deviations below: 2 * 3.167e-5.
+    assert wilcoxon_p([1] * 16) == pytest.approx(6.334e-5, rel=1e-3)
 
 
 def test_holm_by_hand() -> None:
@@ -43,9 +50,23 @@ def test_a_scan_counts_once_however_many_runs_there_are() -> None:
     arm = [{"a": 0.8, "b": 0.5}, {"a": 0.6, "c": 0.9}]
     other = [{"a": 0.7, "b": 0.5}, {"a": 0.9, "c": 0.4, "d": 0.1}]
     # a: the mean of +0.1 and -0.3; d was scored in one of the two only.
-    assert mean_differences(arm, other) == pytest.approx({"a": -0.1, "b": 0.0, "c": 0.5})
+    themselves = [{name: name for name in "abcd"}] * 2
+    found = mean_differences(arm, other, themselves)
+    assert found == pytest.approx({"a": -0.1, "b": 0.0, "c": 0.5})
+
+
+def test_a_patient_counts_once_however_many_scans_there_are() -> None:
+    arm, other = [{"ed": 0.8, "es": 0.5, "b": 0.5}], [{"ed": 0.7, "es": 0.2, "b": 0.5}]
+    found = mean_differences(arm, other, [{"ed": "anna", "es": "anna", "b": "bert"}])
+    assert found == pytest.approx({"anna": 0.2, "bert": 0.0})
+
+
+def test_the_same_name_of_another_patient_is_another_patient() -> None:
+    arm, other = [{"a": 0.8}, {"a": 0.5}], [{"a": 0.7}, {"a": 0.2}]
+    found = mean_differences(arm, other, [{"a": "a, seed 0"}, {"a": "a, seed 1"}])
+    assert found == pytest.approx({"a, seed 0": 0.1, "a, seed 1": 0.3})
 
 
 def test_runs_without_a_partner_are_refused() -> None:
     with pytest.raises(ValueError, match="longer"):
-        mean_differences([{"a": 1.0}], [{"a": 1.0}, {"a": 1.0}])
+        mean_differences([{"a": 1.0}], [{"a": 1.0}, {"a": 1.0}], [{"a": "a"}])

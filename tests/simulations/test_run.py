@@ -89,6 +89,39 @@ def test_cases_csv_means_are_the_reports_means(finished: tuple[Path, Report]) ->
         assert np.mean(values) == pytest.approx(mean)
 
 
+def test_without_a_report_the_run_is_finished_once_more(
+    finished: tuple[Path, Report], tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    shutil.copytree(finished[0], out)
+    # Killed between the scores of the test scans, cut short here, and the report.
+    whole = (out / "cases.csv").read_bytes()
+    (out / "cases.csv").write_bytes(whole[: len(whole) // 2])
+    (out / "report.json").unlink()
+    again = run_scenario(small_scenario(), None, out)
+    assert (out / "cases.csv").read_bytes() == whole
+    assert again.segmenter == finished[1].segmenter
+
+
+def test_the_scores_of_test_scans_are_there_before_the_report(
+    finished: tuple[Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "killed"
+    shutil.copytree(finished[0], out)
+    whole = (out / "cases.csv").read_bytes()
+    for name in ("cases.csv", "report.json"):
+        (out / name).unlink()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simulations.report.write_report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_scenario(small_scenario(), None, out)
+    assert (out / "cases.csv").read_bytes() == whole
+    assert not (out / "report.json").exists()
+
+
 def test_a_finished_run_is_not_run_again(finished: tuple[Path, Report]) -> None:
     out, report = finished
     before = len(read_audit(open_store(out / "sites" / "hospital-a")))

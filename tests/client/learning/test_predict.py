@@ -149,3 +149,9 @@ def test_painted_slices_are_scored_by_hand() -> None:
     # Over all slices: four pixels of organ shown, four and one painted, two in common.
     assert score.dice == {"organ": pytest.approx(2 * 2 / (4 + 4 + 1)), "lesion": 0.0}
     assert (score.cases, score.missed) == (3, 2)
+    # Where nobody painted a class, a stray voxel of it is no Dice of 0 beside the others.
+    shown[7, 7, 2] = 2
+    score = score_painted_slices(
+        Threshold(), annotations[:1], lambda _: scan_of(shown), plan, plan.tasks[0], device=CPU
+    )
+    assert set(score.dice) == {"organ"}
