@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass
 
 from client.store.audit import add_row, settle_head
 from client.store.clock import now
+from client.store.identities import Identity
 from client.store.leftovers import array_columns, keys_pointed_to, remove_leftovers
 from client.store.lock import alone
 from client.store.own_networks import drop_own_networks, own_network_keys
 from client.store.store import Store
+from client.store.telling import telling_texts, tells
 from client.store.uses import Use, uses_of
 from client.store.withdrawn import unfinished_withdrawals, when_withdrawn
 from common.errors import SettingsError, StoreError
 
 PATIENCE_S = 60.0
-SHORTEST_NAME = 4  # shorter texts are found in every log by chance
 # What stays of a scan: the rounds that used it, and that it may not come back.
 KEPT = ("uses", "withdrawn")
 SAW_IT = "EXISTS (SELECT 1 FROM json_each(correspondence.scans) WHERE value = ?)"
@@ -126,8 +127,8 @@ def _unknown(store: Store, name: str) -> StoreError:
 
 def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason: str) -> Proof:
     """Removes all rows of a scan; the proof of it, whose files are still to be removed."""
-    names = _names_of(connection, scan_id)
-    if any(name in reason for name in names if len(name) >= SHORTEST_NAME):
+    case, telling = _telling(connection, scan_id)
+    if tells(reason, telling):
         raise SettingsError(
             "the reason names the patient or the case, and would stay in the audit log: say it "
             "without"
@@ -137,7 +138,7 @@ def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason
     has_taught = any(use.part != "scored" for use in uses)
     keys |= own_network_keys(connection) if has_taught else set()
     rows = {
-        "quarantine": _drop_quarantined(connection, *names[:1]),
+        "quarantine": _drop_quarantined(connection, case),
         "correspondence": _drop_networks(connection, scan_id),
         "own_networks": drop_own_networks(connection) if has_taught else 0,
         "rounds": _drop_from_memories(connection, scan_id),
@@ -153,20 +154,17 @@ def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason
         shared_arrays=tuple(sorted(keys & wanted)),
         replies=tuple(_replies_of(store, uses)),
         uses=tuple(uses),
-        named_in_audit=tuple(_audit_rows_naming(connection, names)),
+        named_in_audit=tuple(_audit_rows_naming(connection, telling)),
     )
 
 
-def _names_of(connection: sqlite3.Connection, scan_id: str) -> list[str]:
-    """All texts by which a person could be known: the case's name first, then patient, details."""
-    case = connection.execute(
-        "SELECT case_name FROM scans WHERE scan_id = ?", (scan_id,)
-    ).fetchone()
+def _telling(connection: sqlite3.Connection, scan_id: str) -> tuple[str, Sequence[str]]:
+    """The case's name, and all texts by which a person could be known."""
+    query = "SELECT case_name FROM scans WHERE scan_id = ?"
+    case = str(connection.execute(query, (scan_id,)).fetchone()["case_name"])
     who = connection.execute("SELECT * FROM identities WHERE scan_id = ?", (scan_id,)).fetchone()
-    names = [str(case["case_name"])]
-    if who is not None:
-        names += [who["patient"], *map(str, json.loads(who["details"]).values())]
-    return names
+    identity = Identity(who["patient"], json.loads(who["details"])) if who is not None else None
+    return case, telling_texts(case, identity)
 
 
 def _arrays_of(connection: sqlite3.Connection, scan_id: str) -> set[str]:
@@ -240,15 +238,11 @@ def _trained_in(use: Use, federation: str, reply: str) -> bool:
     return is_training and f"{use.first_round:05d}" <= number <= f"{use.last_round:05d}"
 
 
-def _audit_rows_naming(connection: sqlite3.Connection, names: Sequence[str]) -> list[int]:
-    query = "SELECT number FROM audit WHERE instr(details, ?) > 0"
-    numbers = {
-        row["number"]
-        for name in names
-        if len(name) >= SHORTEST_NAME
-        for row in connection.execute(query, (name,))
-    }
-    return sorted(numbers)
+def _audit_rows_naming(connection: sqlite3.Connection, telling: Sequence[str]) -> list[int]:
+    rows = connection.execute("SELECT number, details FROM audit ORDER BY number")
+    # Other letters than those of English are numbers in JSON.
+    as_text = ((row["number"], str(json.loads(row["details"]))) for row in rows)
+    return [number for number, details in as_text if tells(details, telling)]
 
 
 def _finish(store: Store) -> list[Proof]:

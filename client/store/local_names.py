@@ -5,17 +5,15 @@ holds who the scan is of is never kept, and the value stands in its place.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 
 from client.store.identities import find_identity
 from client.store.scans import find_scan, plan_indexes
 from client.store.store import Store
+from client.store.telling import telling_texts, tells
 from common.plan import FederationPlan, Task
 from common.printable import printable
 from common.updates import LONGEST_LOCAL_NAME, MOST_LOCAL_NAMES
-
-SHORTEST_TELLING = 4  # shorter texts are found in every name by chance
 
 
 def save_local_names(store: Store, scan_id: str, called: Iterable[tuple[int, int, str]]) -> None:
@@ -26,7 +24,7 @@ def save_local_names(store: Store, scan_id: str, called: Iterable[tuple[int, int
         scan_id: of the scan; what an earlier import called its labels is forgotten.
         called: label index, value in the file, and name there, empty if it has none.
     """
-    telling = _telling_texts(store, scan_id)
+    telling = telling_texts(find_scan(store, scan_id).case, find_identity(store, scan_id))
     rows = {(scan_id, index, _harmless(name, value, telling)) for index, value, name in called}
     with store.connect() as connection:
         connection.execute("DELETE FROM local_names WHERE scan_id = ?", (scan_id,))
@@ -74,17 +72,6 @@ def _imported(store: Store, task: Task) -> list[tuple[int, str]]:
         return [(row["label"], row["name"]) for row in connection.execute(query, (task.name,))]
 
 
-def _telling_texts(store: Store, scan_id: str) -> Sequence[str]:
-    """Whatever a person could be known by: the case's name, and who the scan is of."""
-    identity = find_identity(store, scan_id)
-    texts = [find_scan(store, scan_id).case]
-    if identity is not None:
-        texts += [identity.patient, *re.split(r"[\W_]+", identity.details.get("name", ""))]
-        texts += [identity.details.get(key, "") for key in ("birth_date", "study", "series")]
-    return [text.casefold() for text in texts if len(text) >= SHORTEST_TELLING]
-
-
 def _harmless(name: str, value: int, telling: Sequence[str]) -> str:
-    is_telling = any(text in name.casefold() for text in telling)
     fit = printable(name.strip())[:LONGEST_LOCAL_NAME]
-    return f"value {value}" if is_telling or not fit else fit
+    return f"value {value}" if tells(name, telling) or not fit else fit

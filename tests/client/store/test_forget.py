@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -254,16 +255,21 @@ def test_a_name_that_means_two_scans_is_refused(store: Store, patients: list[str
     assert len(list_scans(store)) == 3
 
 
-def test_a_reason_that_names_the_patient_is_refused(store: Store, patients: list[str]) -> None:
+@pytest.mark.parametrize("spell", [str, str.upper, lambda name: " ".join(name.split("^")[::-1])])
+def test_a_reason_that_names_the_patient_is_refused(
+    store: Store, patients: list[str], spell: Callable[[str], str]
+) -> None:
     with pytest.raises(SettingsError, match="reason names the patient"):
-        forget(store, patients[0], f"{NAME} called")
+        forget(store, patients[0], f"{spell(NAME)} called")
     assert len(list_scans(store)) == 3
 
 
 def test_a_name_in_the_audit_log_is_told(store: Store, patients: list[str]) -> None:
     write_audit(store, "failed", {"error": f"/pacs/{NAME}/1.dcm is damaged"})
+    write_audit(store, "failed", {"error": "another scan is damaged"})
+    write_audit(store, "failed", {"error": f"/pacs/{NAME.lower()}/2.dcm is damaged"})
     (proof,) = forget(store, patients[0])
-    assert proof.named_in_audit == (1,)
+    assert proof.named_in_audit == (1, 3)
     verify_audit(store)
 
 
