@@ -38,6 +38,7 @@ from client.label_engine import join_segmenter, label_maker, spread_new
 from client.learning.device import DeviceChoice, choose_device
 from client.learning.evaluate import score_painted_slices
 from client.learning.round_clock import NO_LIMIT, OutOfTimeError, RoundClock
+from client.learning.unlearned import unlearned_classes
 from client.outgoing import let_out
 from client.policy import Policy, read_policy
 from client.retention import find_old_model
@@ -212,7 +213,7 @@ def score_round(
     labelled = find_labelled(store, plan, plan.stage_of_round(request.round), terms.policy)
     segmenter = build_networks(plan)[SEGMENTER]
     load_arrays(segmenter, arrays, SEGMENTER)
-    scores = score_held_back(store, plan, labelled, segmenter, device, terms.clock)
+    scores = score_held_back(store, request, labelled, segmenter, device, terms.clock)
     note = Note(hospital=store.hospital, outcome="scored", round=request.round, scores=scores)
     return LocalUpdate({}, note)
 
@@ -246,7 +247,7 @@ def train_round(
     spread_new(maker, clock.each_in_time(labelled.training_scans))
     propagated = time.perf_counter()
 
-    scores = score_held_back(store, plan, labelled, segmenter, device, clock)
+    scores = score_held_back(store, request, labelled, segmenter, device, clock)
     material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
     hardness = measure_hardness(maker, segmenter, before.memory, material, clock)
     scored = time.perf_counter()
@@ -304,17 +305,25 @@ def ask_for_slices(
 
 def score_held_back(
     store: Store,
-    plan: FederationPlan,
+    request: RoundRequest,
     labelled: Labelled,
     segmenter: Module,
     device: torch.device,
     clock: RoundClock = NO_LIMIT,
 ) -> tuple[TaskScore, ...]:
-    """One score for each task that has held-back scans."""
-    load = clock.in_time(partial(load_scan, store))
+    """One score for each task that has held-back scans, of the models that the round came with."""
+    plan, load = request.plan, clock.in_time(partial(load_scan, store))
+    came_from = request.round if request.action == "score" else request.round - 1
+    unlearned = unlearned_classes(plan, came_from)
     return tuple(
         score_painted_slices(
-            segmenter, annotations, load, plan, plan.task_named(name), device=device
+            segmenter,
+            annotations,
+            load,
+            plan,
+            plan.task_named(name),
+            device=device,
+            unlearned=unlearned,
         )
         for name, annotations in labelled.held_back.items()
         if annotations

@@ -16,6 +16,7 @@ from client.learning.examples import Example
 from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.learning.train import learning_rate_at
 from client.learning.train_models import LossTerm, stay_near, train_segmenter
+from client.learning.unlearned import unlearned_classes
 from client.retention import labels_to_learn, retain
 from client.round_distillation import StudentRound, learn_student
 from client.round_material import Material
@@ -168,5 +169,6 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         plan.few_labels.pseudo_labels,
         share_of_stage_done=plan.share_of_stage_done(request.round),
         device=device,
+        unlearned=unlearned_classes(plan, request.round),
     )
     return drawn, [*terms, *taught]

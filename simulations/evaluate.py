@@ -20,11 +20,15 @@ VOXEL_UNITS = (1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One of a run's models: its role in the plan, and the weights of all roles."""
+    """One of a run's models: its role in the plan, and the weights of all roles.
+
+    `unlearned` are label indexes that no task had taught yet; they are background.
+    """
 
     plan: FederationPlan
     arrays: Arrays
     role: str
+    unlearned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def score_scans(
     results = []
     for row in scans:
         scan = load_scan(store, row.scan_id)
-        predicted = predict_labels(network, scan, plan.training, device=device)
+        predicted = predict_labels(
+            network, scan, plan.training, device=device, unlearned=model.unlearned
+        )
         truth = read_reference(store, row.scan_id, plan)
         spacing = VOXEL_UNITS if in_voxels else scan.geometry.spacing_mm
         classes = [label.index for label in plan.labels]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from client.annotation.annotator import annotated_refs
+from client.learning.unlearned import unlearned_classes
 from client.store.annotations import annotation_effort
 from client.store.label_maps import find_label_map, load_label_map
 from client.store.scans import CatalogScan, list_scans, read_reference
@@ -86,16 +87,21 @@ def score_stages(
     on_scan = counted(progress, "score test scans", num_scans)
 
     def score(
-        arrays: Arrays, role: str, scans: Sequence[CatalogScan] = test.scans
+        arrays: Arrays,
+        role: str,
+        scans: Sequence[CatalogScan] = test.scans,
+        unlearned: tuple[int, ...] = (),
     ) -> list[CaseScores]:
-        model = TrainedModel(plan, arrays, role)
+        model = TrainedModel(plan, arrays, role, unlearned)
         in_voxels = scenario.spacing_is_placeholder
         return score_scans(test.store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
 
     segmenter = []
     for stage in range(len(plan.tasks) - 1):
-        path = folder.checkpoints / f"round-{plan.last_round_of_stage(stage):05d}"
-        segmenter.append(score(read_state(path, plan).arrays, SEGMENTER))
+        number = plan.last_round_of_stage(stage)
+        arrays = read_state(folder.checkpoints / f"round-{number:05d}", plan).arrays
+        unlearned = unlearned_classes(plan, number)
+        segmenter.append(score(arrays, SEGMENTER, unlearned=unlearned))
     segmenter.append(score(state.arrays, SEGMENTER))
     untrained = score(first_state(plan).arrays, SEGMENTER, later)
     return StageScores(segmenter, score(state.arrays, STUDENT), untrained)

@@ -1,5 +1,7 @@
 """Class probabilities of a whole scan, or of the part around one slice."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import Module
 
+from client.learning.unlearned import pool_unlearned
 from common.learning_settings import Training
 from common.scans import Geometry, Scan, SliceRef
 
@@ -15,9 +18,16 @@ OVERLAP = 0.5  # of neighbouring windows, along each axis
 
 
 def predict_probabilities(
-    network: Module, scan: Scan, settings: Training, *, device: torch.device
+    network: Module,
+    scan: Scan,
+    settings: Training,
+    *,
+    device: torch.device,
+    unlearned: Sequence[int] = (),
 ) -> Float[Tensor, "n i j k"]:
     """Probabilities on the scan's own grid, from windows of the training patch's size.
+
+    Those of `unlearned` classes are the background's.
 
     Instance norm sees as much context here as in training: on hippocampus scans, whole volumes at
     once scored 7.5 Dice points less than windows (docs/benchmarks.md).
@@ -28,7 +38,7 @@ def predict_probabilities(
         probabilities = F.interpolate(
             probabilities, size=shape, mode="trilinear", align_corners=False
         )
-    return probabilities[0].cpu()
+    return pool_unlearned(probabilities[0].cpu(), unlearned)
 
 
 def on_training_grid(
@@ -73,20 +83,33 @@ def slide(
 
 
 def predict_labels(
-    network: Module, scan: Scan, settings: Training, *, device: torch.device
+    network: Module,
+    scan: Scan,
+    settings: Training,
+    *,
+    device: torch.device,
+    unlearned: Sequence[int] = (),
 ) -> UInt8[np.ndarray, "i j k"]:
-    """The likeliest label index of every voxel of the scan."""
-    probabilities = predict_probabilities(network, scan, settings, device=device)
+    """The likeliest label index of every voxel of the scan; `unlearned` ones are background."""
+    probabilities = predict_probabilities(
+        network, scan, settings, device=device, unlearned=unlearned
+    )
     labels: UInt8[np.ndarray, "i j k"] = probabilities.argmax(0).numpy().astype(np.uint8)
     return labels
 
 
 def predict_slice(
-    network: Module, scan: Scan, ref: SliceRef, settings: Training, *, device: torch.device
+    network: Module,
+    scan: Scan,
+    ref: SliceRef,
+    settings: Training,
+    *,
+    device: torch.device,
+    unlearned: Sequence[int] = (),
 ) -> UInt8[np.ndarray, "rows columns"]:
     """The label indexes on one slice, predicted from the slab of a patch's thickness around it."""
     slab, first = _slab_around(scan, ref, settings)
-    labels = predict_labels(network, slab, settings, device=device)
+    labels = predict_labels(network, slab, settings, device=device, unlearned=unlearned)
     inside = SliceRef(ref.scan_id, ref.axis, ref.index - first)
     painted: UInt8[np.ndarray, "rows columns"] = labels[inside.selection]
     return painted

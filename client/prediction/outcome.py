@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from client.learning.predict_in_slabs import predict_in_slabs
+from client.learning.unlearned import pool_unlearned, unlearned_classes
 from client.prediction.model import Model
 from common.scans import Scan
 from common.settings_file import Settings
@@ -43,8 +43,7 @@ def predict(model: Model, scan: Scan) -> Outcome:
     The probability of a class that it has not learned yet is counted as background, as in training.
     """
     plan = model.record.plan
-    classes = [label.index for label in model.labels]
-    values = np.array([0, *classes], dtype=np.uint8)
+    unlearned = unlearned_classes(plan, model.record.round)
     labels = np.empty(scan.geometry.shape, dtype=np.uint8)
     confidence = np.empty(scan.geometry.shape, dtype=np.float32)
     slabs = predict_in_slabs(
@@ -55,21 +54,12 @@ def predict(model: Model, scan: Scan) -> Outcome:
         device=model.device,
     )
     for slab in slabs:
-        best, place = _of_learned(slab.probabilities, classes).max(dim=0)
+        best, likeliest = pool_unlearned(slab.probabilities, unlearned).max(dim=0)
         slices = slice(slab.first, slab.first + best.shape[slab.axis])
         where = tuple(slices if axis == slab.axis else slice(None) for axis in range(3))
-        labels[where] = values[place.numpy()]
+        labels[where] = likeliest.numpy()
         confidence[where] = torch.round(best * CONFIDENCE_STEPS).numpy() / CONFIDENCE_STEPS
     return Outcome(labels, confidence)
-
-
-def _of_learned(
-    probabilities: Float[Tensor, "n i j k"], classes: list[int]
-) -> Float[Tensor, "m i j k"]:
-    if len(classes) == len(probabilities) - 1:
-        return probabilities
-    learned = probabilities[classes]
-    return torch.cat([1 - learned.sum(dim=0, keepdim=True), learned])
 
 
 def measure_volumes(model: Model, scan: Scan, outcome: Outcome) -> tuple[Volume, ...]:

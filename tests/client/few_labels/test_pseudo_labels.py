@@ -100,6 +100,29 @@ def test_the_nearest_prototype_has_to_agree(plan: FederationPlan, segmenter: UNe
     assert 0 < int((expected.sum(1) > 0).sum()) < int((alone.sum(1) > 0).sum())
 
 
+def test_nothing_is_taught_of_classes_that_no_task_has_taught(
+    plan: FederationPlan, segmenter: UNet
+) -> None:
+    batch = half_labelled(plan)
+    last = plan.num_classes - 1
+    whole = Teacher(segmenter, SETTINGS, None).teach(batch)
+    taught = Teacher(segmenter, SETTINGS, None, [last]).teach(batch)
+    assert not taught[:, last].any()
+    torch.testing.assert_close(taught[:, 0], whole[:, 0] + whole[:, last])
+    drawn, (term,) = second_stage(
+        iter([batch]), segmenter, None, SETTINGS,
+        share_of_stage_done=1.0, device=CPU, unlearned=[last],
+    )  # fmt: skip
+    (batch,) = drawn
+    logits = segmenter(batch.image).detach().requires_grad_()
+    term(segmenter, batch, logits).backward()
+    assert logits.grad is not None
+    # Where all is background to the teacher, the new class rises and falls with the background.
+    share = torch.softmax(logits.detach(), dim=1)
+    ratio = logits.grad[:, last] * share[:, 0] / share[:, last]
+    torch.testing.assert_close(ratio, logits.grad[:, 0], rtol=1e-3, atol=1e-6)
+
+
 def test_the_term_is_the_segmentation_loss_on_what_was_taught(
     plan: FederationPlan, segmenter: UNet
 ) -> None:
