@@ -67,10 +67,11 @@ class Retention(Settings):
     "background": plain fine-tuning, which forgets. "merged": background or that class, no matter
     which. "distilled": whatever the old model sees there.
 
-    The old model is the one that came in when the stage began. `replay_distillation` weighs how
-    closely the outputs on replayed scans are held to its own, `current_distillation` those on the
-    scans of the current task (learning without forgetting), `elastic_weight` how closely each
-    weight is held to its own, by its Fisher information (elastic weight consolidation).
+    The old model is the one that came in when the stage began at the hospital.
+    `replay_distillation` weighs how closely the outputs on replayed scans are held to its own,
+    `current_distillation` those on the scans of the current task (learning without forgetting),
+    `elastic_weight` how closely each weight is held to its own, by its Fisher information (elastic
+    weight consolidation).
     """
 
     old_classes: Literal["background", "merged", "distilled"] = "merged"

@@ -217,6 +217,7 @@ class FederationPlan(Settings):
     @model_validator(mode="after")
     def _check(self) -> "FederationPlan":
         _check_labels(self)
+        _check_pseudo_labels(self)
         _check_patch(self)
         _check_strategy(self.strategy, self.limits)
         _check_privacy(self)
@@ -313,6 +314,16 @@ def _check_labels(plan: FederationPlan) -> None:
             raise ValueError(f"task {task.name!r} names classes {unknown}; labels are {names}")
         if len(set(task.classes)) != len(task.classes):
             raise ValueError(f"task {task.name!r} names a class twice: {list(task.classes)}")
+
+
+def _check_pseudo_labels(plan: FederationPlan) -> None:
+    short = [task.name for task in plan.tasks if task.rounds == 1]
+    if plan.few_labels.pseudo_labels.weight > 0 and short:
+        raise ValueError(
+            "pseudo-labels count for nothing in the first round of a stage, and task "
+            f"{short[0]!r} has no other: give it two rounds at least, or leave out "
+            "few_labels.pseudo_labels"
+        )
 
 
 def _check_self_learning(plan: FederationPlan) -> None:

@@ -131,7 +131,7 @@ CREATE TABLE own_networks (          -- that a hospital trains for its student a
 CREATE TABLE uses (                  -- which rounds had which scan in their material
     federation TEXT NOT NULL,
     scan_id TEXT NOT NULL,           -- stays when the scan is withdrawn: part of the proof
-    part TEXT NOT NULL,              -- trained, replayed, self_learned or scored
+    part TEXT NOT NULL,              -- trained, replayed, taught, self_learned or scored
     first_round INTEGER NOT NULL,    -- rounds that follow each other are one row
     last_round INTEGER NOT NULL,
     PRIMARY KEY (federation, scan_id, part, first_round)

@@ -100,6 +100,15 @@ def test_refuses_a_task_that_contradicts_itself(
         parse_settings(FederationPlan, plan_values, "plan.toml")
 
 
+def test_refuses_pseudo_labels_where_a_stage_has_one_round(plan_values: Values) -> None:
+    plan_values["few_labels"] = {"pseudo_labels": {"weight": 1.0}}
+    plan_values["tasks"] = [{**TASK, "rounds": 2}, {**TASK, "name": "u", "rounds": 1}]
+    with pytest.raises(SettingsError, match=r"task 'u' has no other: give it two rounds at least"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+    plan_values["tasks"][1]["rounds"] = 2
+    parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
 def test_refuses_two_tasks_of_one_name(plan_values: Values) -> None:
     plan_values["tasks"] = [TASK, TASK]
     with pytest.raises(SettingsError, match=r"task names must differ, got \['t', 't'\]"):
