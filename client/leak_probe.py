@@ -100,7 +100,13 @@ def probe_leaks(hospital: Hospital, plan: FederationPlan, iterations: int) -> Pr
         if model is not None:
             load_arrays(network, model.arrays, SEGMENTER)
         small = _with_small_patches(plan)
-        draw = partial(_draw, copy, small, material)
+
+        @cache
+        def load(scan_id: str) -> Example:
+            labels = load_label_map(copy, scan_id, plan.federation, joined=False)
+            return Example(load_scan(copy, scan_id), labels, plan.num_classes)
+
+        draw = partial(_draw, copy.hospital, small, material, load)
         attack = _Attack(network, small, draw, device, iterations)
         leaks = (attack.one_step(1), attack.one_step(plan.training.batch_size), attack.round())
     number = model.round if model is not None else 0
@@ -177,14 +183,14 @@ def _material(store: Store, plan: FederationPlan, device: torch.device) -> Mater
 
 
 def _draw(
-    store: Store, plan: FederationPlan, material: Material, what: str, steps: int
+    hospital: str,
+    plan: FederationPlan,
+    material: Material,
+    load: Callable[[str], Example],
+    what: str,
+    steps: int,
 ) -> Iterator[Batch]:
-    @cache
-    def load(scan_id: str) -> Example:
-        labels = load_label_map(store, scan_id, plan.federation, joined=False)
-        return Example(load_scan(store, scan_id), labels, plan.num_classes)
-
-    rng = generator(plan.seed, store.hospital, "probe", what)
+    rng = generator(plan.seed, hospital, "probe", what)
     scans = (material.current, material.remembered)
     return draw_batches(*scans, load, plan, steps=steps, rng=rng)
 

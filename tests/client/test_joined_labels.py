@@ -34,7 +34,7 @@ def test_the_segmenter_joins_the_labels_of_all_that_is_trained_on(
     hospital, plan = make_hospital(), make_plan(propagation={"segmenter_from": 0.6})
     paint(hospital, plan, "first", "second")
     ask(hospital, plan, 1, held_back_dice=0.5)
-    assert {made.federation for made in joined(hospital, plan, "first").values() if made} == {""}
+    assert {made.round for made in joined(hospital, plan, "first").values() if made} == {0}
     # Stage two trains on the second task and on the memory of the first.
     ask(hospital, plan, 3, held_back_dice=0.65)
     for task in ("first", "second"):

@@ -45,7 +45,8 @@ def test_three_attacks_on_fresh_weights(hospital: Hospital, make_plan: MakePlan)
 
 def test_nothing_leaves_and_nothing_stays(hospital: Hospital, make_plan: MakePlan) -> None:
     before, files = verify_audit(hospital.store), sorted(hospital.store.folder.iterdir())
-    probe_leaks(hospital, make_plan(), FEW)
+    plan = make_plan()
+    probe_leaks(hospital, plan, FEW)
     assert verify_audit(hospital.store) == before
     assert last_sent(hospital.store) is None
     assert sorted(hospital.store.folder.iterdir()) == files

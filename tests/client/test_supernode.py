@@ -97,8 +97,8 @@ def joined(folder: Path, invitation: Invitation) -> Node:
     return node
 
 
-def problems(node: Node, now: datetime = NOW) -> dict[str, Check]:
-    return {one.check: one for one in check_node(node, now) if one.problem}
+def problems(node: Node, now: datetime | None = None) -> dict[str, Check]:
+    return {one.check: one for one in check_node(node, now or datetime.now(UTC)) if one.problem}
 
 
 # Programs ---------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_a_node_that_joined_nothing(tmp_path: Path) -> None:
 def test_a_coordinator_in_order(tmp_path: Path, coordinator: Coordinator) -> None:
     node = joined(tmp_path, coordinator.invitation())
     assert set(problems(node)) == {"approvals", "worker"}
-    checks = {one.check: one for one in check_node(node, NOW)}
+    checks = {one.check: one for one in check_node(node, datetime.now(UTC))}
     assert "for 395 more days" in checks["certificate"].found
     node.private_key.unlink()
     assert problems(node)["key"].found == "node.key is missing"
@@ -234,7 +234,8 @@ def test_a_proxy_that_only_the_supernode_goes_through_is_told(
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
     monkeypatch.setenv("NO_PROXY", exempt)
     monkeypatch.delenv("no_proxy", raising=False)
-    checks = {one.check: one for one in check_node(joined(tmp_path, coordinator.invitation()), NOW)}
+    node = joined(tmp_path, coordinator.invitation())
+    checks = {one.check: one for one in check_node(node, datetime.now(UTC))}
     assert ("the proxy in HTTPS_PROXY" in checks["port"].found) == is_told
 
 
