@@ -111,8 +111,9 @@ def compare_propagators(
     )
     notes = scans.notes
     if scans.training == scans.scored and len(scans.scored) < FOLDS:
-        methods = _without_segmenter(methods, are_named=bool(settings.methods))
-        notes = (*notes, ONE_SCAN)
+        without = _without_segmenter(methods, are_named=bool(settings.methods))
+        notes = (*notes, ONE_SCAN) if without != methods else notes
+        methods = without
     plane, reason = choose_plane(settings.plane, [row.geometry for row in scans.scored])
     with_labels = any(method.learns_labels for method in methods)
     painted = _painted_slices(scans, plane, settings)

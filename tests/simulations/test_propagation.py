@@ -337,6 +337,7 @@ def test_labels_of_any_name_are_scored(tmp_path: Path) -> None:
         settings = settings_of(methods=("static-copy",), slice_choices=("oracle",))
         comparison = compare_propagators(data, tmp_path / next(iter(wanted)), settings, no_progress)
         assert set(comparison.rows[0].dice) == wanted
+        assert ONE_SCAN not in comparison.notes, "nobody asked for these rows"
 
 
 def test_folders_that_cannot_be_scored_say_why(tmp_path: Path) -> None:
