@@ -13,7 +13,6 @@ from client.learning.old_classes import (
     OldModel,
     count_as_background,
     distillation_loss,
-    earlier_classes,
     look_with,
     needs_old_model,
     split_background,
@@ -51,7 +50,7 @@ def labels_to_learn(store: Store, plan: FederationPlan, scan_id: str, labels: La
         return labels
     task = next(scan.task for scan in list_scans(store) if scan.scan_id == scan_id)
     stage = plan.tasks.index(plan.task_named(task))
-    return count_as_background(labels, earlier_classes(plan, stage))
+    return count_as_background(labels, plan.taught_indexes(stage - 1))
 
 
 def retain(
@@ -73,7 +72,7 @@ def retain(
     plan, retention = request.plan, request.plan.retention
     network = build_networks(plan)[SEGMENTER]
     load_arrays(network, weights, SEGMENTER)
-    old = OldModel(network, earlier_classes(plan, plan.stage_of_round(request.round)))
+    old = OldModel(network, plan.taught_indexes(plan.stage_of_round(request.round) - 1))
     terms: list[LossTerm] = []
     if retention.elastic_weight > 0:
         terms.append(_hold_weights(network, remembered, retention.elastic_weight, device))

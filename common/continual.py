@@ -45,11 +45,11 @@ def continual_scores(matrix: Sequence[Row], untrained: Row = ()) -> ContinualSco
             backward.append(final - when_learned)
             forgotten.append(max(dice for dice in earlier if dice is not None) - final)
     return ContinualScores(
-        acc=mean_of_known(last[: len(matrix)]),
-        bwt=mean_of_known(backward),
-        fwt=mean_of_known(_forward(matrix, untrained)),
-        forgetting=mean_of_known(forgotten),
-        learning_accuracy=mean_of_known(learned),
+        acc=mean_known(last[: len(matrix)]),
+        bwt=mean_known(backward),
+        fwt=mean_known(_forward(matrix, untrained)),
+        forgetting=mean_known(forgotten),
+        learning_accuracy=mean_known(learned),
     )
 
 
@@ -68,7 +68,7 @@ def mean_matrix(matrices: Sequence[Sequence[Row]]) -> tuple[tuple[float | None, 
     All have the same numbers of stages and of tasks.
     """
     return tuple(
-        tuple(mean_of_known(values) for values in zip(*rows, strict=True))
+        tuple(mean_known(values) for values in zip(*rows, strict=True))
         for rows in zip(*matrices, strict=True)
     )
 
@@ -78,7 +78,7 @@ def _at(row: Row, task: int) -> float | None:
     return row[task] if task < len(row) else None
 
 
-def mean_of_known(values: Row) -> float | None:
+def mean_known(values: Row) -> float | None:
     """The mean of those that are numbers; None without any."""
     scored = [value for value in values if value is not None]
     return float(np.mean(scored)) if scored else None

@@ -293,6 +293,11 @@ class FederationPlan(Settings):
         index_of = {label.name: label.index for label in self.labels}
         return tuple(sorted(index_of[name] for name in task.classes))
 
+    def taught_indexes(self, stage: int) -> tuple[int, ...]:
+        """Label indexes of the classes of all tasks up to a stage, ascending; of -1: none."""
+        tasks = self.tasks[: stage + 1]
+        return tuple(sorted({index for task in tasks for index in self.class_indexes(task)}))
+
     def task_named(self, name: str) -> Task:
         """The task of that name."""
         return next(task for task in self.tasks if task.name == name)

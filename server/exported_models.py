@@ -26,7 +26,7 @@ from common.whole_file import write_whole
 from common.window_overlap import WINDOW_OVERLAP
 from server.checkpoints import load_state
 from server.export.bundle_texts import bundle_texts
-from server.export.monai_bundle import taught_indexes, write_bundle
+from server.export.monai_bundle import write_bundle
 from server.export.onnx_file import write_onnx
 from server.model_card import NetworkFacts, ReleaseCard, build_card, card_text
 from server.promoted_models import CARD, read_card
@@ -168,7 +168,7 @@ def _write_onnx(folder: Path, record: ReleaseRecord, role: str, network: Module)
         "round": str(record.round),
         "models_sha256": record.models_sha256,
         "labels": json.dumps({label.index: label.name for label in plan.labels}),
-        "trained_labels": json.dumps(taught_indexes(_trained(record))),
+        "trained_labels": json.dumps(plan.taught_indexes(plan.stage_of_round(record.round))),
         "patch_size": json.dumps(plan.training.patch_size),
         "spacing_mm": json.dumps(plan.training.spacing_mm),
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.continual import ContinualScores, continual_scores, mean_matrix, mean_of_known
+from common.continual import ContinualScores, continual_scores, mean_known, mean_matrix
 from common.plan import FederationPlan
 from common.settings_file import Settings
 from server.round_state import RoundState
@@ -70,10 +70,10 @@ def _mean_of(hospitals: Sequence[HeldBackScores]) -> HeldBackScores:
     """Number by number: of the mean matrix, two places may be means over different hospitals."""
     return HeldBackScores(
         dice_matrix=mean_matrix([one.dice_matrix for one in hospitals]),
-        acc=mean_of_known([one.acc for one in hospitals]),
-        bwt=mean_of_known([one.bwt for one in hospitals]),
-        forgetting=mean_of_known([one.forgetting for one in hospitals]),
-        learning_accuracy=mean_of_known([one.learning_accuracy for one in hospitals]),
+        acc=mean_known([one.acc for one in hospitals]),
+        bwt=mean_known([one.bwt for one in hospitals]),
+        forgetting=mean_known([one.forgetting for one in hospitals]),
+        learning_accuracy=mean_known([one.learning_accuracy for one in hospitals]),
     )
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.continual import mean_known
 from simulations.arms import REFERENCE
 from simulations.compare import ORDERS, Comparison
-from simulations.compare_run import Order, Row, mean_known
+from simulations.compare_run import Order, Row
 from simulations.compare_table import by_arm
 
 # Of Okabe and Ito's palette, told apart by the colour-blind, and by their shapes as well.

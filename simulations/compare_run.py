@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal
 
-from common.continual import continual_scores
+from common.continual import continual_scores, mean_known
 from common.errors import OneSliceError
 from common.networks.unet import SEGMENTER
 from common.plan import Task
@@ -238,9 +238,3 @@ def task_dice(cases: CaseDice, task: Task, names: Sequence[str]) -> float | None
 
 def _means_of_cases(cases: CaseDice) -> dict[str, float]:
     return {case: mean(dice.values()) for case, dice in cases.items() if dice}
-
-
-def mean_known(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are there; None without any."""
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Literal
 
+from common.continual import mean_known
 from simulations.arms import REFERENCE
 from simulations.compare import Comparison
-from simulations.compare_run import Row, mean_known
+from simulations.compare_run import Row
 from simulations.paired_test import holm, mean_differences, wilcoxon_p
 
 

@@ -37,15 +37,9 @@ class OldModel:
     classes: tuple[int, ...]
 
 
-def earlier_classes(plan: FederationPlan, stage: int) -> tuple[int, ...]:
-    """Label indexes of the classes of all tasks before a stage, ascending."""
-    indexes = {index for task in plan.tasks[:stage] for index in plan.class_indexes(task)}
-    return tuple(sorted(indexes))
-
-
 def needs_old_model(plan: FederationPlan, stage: int) -> bool:
     """Whether training in a stage asks the old model anything."""
-    old, retention = set(earlier_classes(plan, stage)), plan.retention
+    old, retention = set(plan.taught_indexes(stage - 1)), plan.retention
     if not old:
         return False
     if retention.holds_outputs or retention.elastic_weight > 0:

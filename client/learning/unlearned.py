@@ -15,8 +15,7 @@ from common.plan import FederationPlan
 
 def unlearned_classes(plan: FederationPlan, round_number: int) -> tuple[int, ...]:
     """Label indexes that no task has taught up to a round's stage, ascending."""
-    tasks = plan.tasks[: plan.stage_of_round(round_number) + 1]
-    taught = {index for task in tasks for index in plan.class_indexes(task)}
+    taught = plan.taught_indexes(plan.stage_of_round(round_number))
     return tuple(label.index for label in plan.labels if label.index not in taught)
 
 

@@ -206,7 +206,7 @@ def _untaught_as_background(plan: FederationPlan) -> list[Config]:
 
     In training its probability counts as background, so nothing keeps it down.
     """
-    taught = {0, *taught_indexes(plan)}
+    taught = {0, *plan.taught_indexes(len(plan.tasks) - 1)}
     untaught = [index for index in range(plan.num_classes) if index not in taught]
     if not untaught:
         return []
@@ -221,11 +221,6 @@ def _untaught_as_background(plan: FederationPlan) -> list[Config]:
         f"pred[{untaught}].sum(0, keepdim=True) * {channels(background)}"
     )
     return [{"_target_": "Lambdad", "keys": "pred", "func": merge}]
-
-
-def taught_indexes(trained: FederationPlan) -> list[int]:
-    """The label indexes of all tasks of a plan that has only those that were trained on."""
-    return sorted({index for task in trained.tasks for index in trained.class_indexes(task)})
 
 
 def _scale_of(task: Task) -> object:

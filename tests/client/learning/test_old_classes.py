@@ -17,7 +17,6 @@ from client.learning.old_classes import (
     OldModel,
     count_as_background,
     distillation_loss,
-    earlier_classes,
     look_with,
     needs_old_model,
     pool_unlearnt,
@@ -194,9 +193,9 @@ def three_tasks(make_plan: MakePlan, *classes: list[str], **retention: object) -
     return make_plan(tasks=tasks, retention=retention)
 
 
-def test_earlier_classes_are_those_of_all_tasks_before(make_plan: MakePlan) -> None:
+def test_taught_are_the_classes_of_all_tasks_up_to_a_stage(make_plan: MakePlan) -> None:
     plan = three_tasks(make_plan, ["lesion"], ["organ"], ["lesion"])
-    assert [earlier_classes(plan, stage) for stage in range(3)] == [(), (2,), (1, 2)]
+    assert [plan.taught_indexes(stage) for stage in range(-1, 2)] == [(), (2,), (1, 2)]
 
 
 @pytest.mark.parametrize(
