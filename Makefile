@@ -13,7 +13,7 @@ demo: $(READY)
 		$(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 test: check
-	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .

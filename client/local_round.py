@@ -38,7 +38,6 @@ from client.label_engine import join_segmenter, label_maker, spread_new
 from client.learning.device import DeviceChoice, choose_device
 from client.learning.evaluate import score_painted_slices
 from client.learning.round_clock import NO_LIMIT, OutOfTimeError, RoundClock
-from client.learning.unlearned import unlearned_classes
 from client.outgoing import let_out
 from client.policy import Policy, read_policy
 from client.retention import find_old_model
@@ -211,8 +210,7 @@ def score_round(
     store, plan = hospital.store, request.plan
     device = choose_device(hospital.device)
     labelled = find_labelled(store, plan, plan.stage_of_round(request.round), terms.policy)
-    segmenter = build_networks(plan)[SEGMENTER]
-    load_arrays(segmenter, arrays, SEGMENTER)
+    segmenter = load_segmenter(plan, request.round, arrays)
     scores = score_held_back(store, request, labelled, segmenter, device, terms.clock)
     note = Note(hospital=store.hospital, outcome="scored", round=request.round, scores=scores)
     return LocalUpdate({}, note)
@@ -236,8 +234,8 @@ def train_round(
     device = choose_device(hospital.device)
     stage = plan.stage_of_round(number)
     before = load_state(store, plan.federation, number - 1, plan.extends)
-    learners = load_learners(plan, arrays, old)
-    segmenter = learners.networks[SEGMENTER]
+    # What it is to learn now, the segmenter that came in knows nothing of.
+    segmenter = load_segmenter(plan, number - 1, arrays)
     started = time.perf_counter()
 
     policy, clock = terms.policy, terms.clock
@@ -255,6 +253,7 @@ def train_round(
     learned_from = clock.each_in_time((*material.current, *material.remembered))
     join_segmenter(maker, segmenter, learned_from, number, request.held_back_dice)
     joined = time.perf_counter()
+    learners = load_learners(plan, number, arrays, old)
     trained = train_models(store, request, material, learners, device, clock, before.own_networks)
     remembered = remember(store, plan, before, material, number, hardness)
     after = replace(remembered, own_networks=trained.own_networks)
@@ -303,6 +302,13 @@ def ask_for_slices(
             paint_asked_slices(hospital.store, plan, task, hospital.annotator)
 
 
+def load_segmenter(plan: FederationPlan, round_number: int, arrays: Arrays) -> Module:
+    """The segmenter that came in, as it was after a round."""
+    segmenter: Module = build_networks(plan, round_number)[SEGMENTER]
+    load_arrays(segmenter, arrays, SEGMENTER)
+    return segmenter
+
+
 def score_held_back(
     store: Store,
     request: RoundRequest,
@@ -313,8 +319,6 @@ def score_held_back(
 ) -> tuple[TaskScore, ...]:
     """One score for each task that has held-back scans, of the models that the round came with."""
     plan, load = request.plan, clock.in_time(partial(load_scan, store))
-    came_from = request.round if request.action == "score" else request.round - 1
-    unlearned = unlearned_classes(plan, came_from)
     return tuple(
         score_painted_slices(
             segmenter,
@@ -323,7 +327,6 @@ def score_held_back(
             plan,
             plan.task_named(name),
             device=device,
-            unlearned=unlearned,
         )
         for name, annotations in labelled.held_back.items()
         if annotations

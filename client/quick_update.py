@@ -7,7 +7,7 @@ to look at, and held against them to say where another slice would settle most.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -19,6 +19,7 @@ from client.crop import Crop, around
 from client.current_model import CurrentModel
 from client.learning.batches import Batch, draw_batches
 from client.learning.examples import Example
+from client.learning.leave_out import leave_out
 from client.learning.predict import predict_probabilities
 from client.learning.train import learning_rate_at
 from client.learning.train_models import train_segmenter
@@ -36,7 +37,7 @@ from client.propagation.residual import (
 )
 from client.store.annotations import latest_annotations
 from client.store.label_maps import find_label_map, load_label_map
-from client.store.scans import load_scan
+from client.store.scans import list_scans, load_scan
 from client.store.store import Store
 from common.networks.unet import SEGMENTER, build_networks, load_arrays
 from common.plan import FederationPlan
@@ -106,7 +107,11 @@ def quick_update(
     if crop is None:
         return Updated(Crop((0, 0, 0), (0, 0, 0)), None, None, TOO_LARGE)
     scan, annotations = crop.of_scan(load_scan(store, scan_id)), latest_annotations(store, scan_id)
-    network = build_networks(plan)[SEGMENTER]
+    # Of a task that the model has not met yet, it learns a little now.
+    task = next(row.task for row in list_scans(store) if row.scan_id == scan_id)
+    ends = plan.last_round_of_stage(plan.tasks.index(plan.task_named(task)))
+    number = max(model.round, ends)
+    network = build_networks(plan, number)[SEGMENTER]
     load_arrays(network, model.arrays, SEGMENTER)
 
     def predict() -> Probabilities:
@@ -116,7 +121,7 @@ def quick_update(
     before = predict()
     train_segmenter(
         network,
-        _batches(store, plan, model, scan_id, pause),
+        _batches(store, plan, model, scan_id, plan.untaught_indexes(number), pause),
         plan.training,
         learning_rate=learning_rate_at(plan.training, plan.share_of_stage_done(model.round)),
         device=device,
@@ -173,7 +178,12 @@ def _choose_crop(
 
 
 def _batches(
-    store: Store, plan: FederationPlan, model: CurrentModel, scan_id: str, pause: Pause
+    store: Store,
+    plan: FederationPlan,
+    model: CurrentModel,
+    scan_id: str,
+    untaught: Collection[int],
+    pause: Pause,
 ) -> Iterator[Batch]:
     """Of the scan, and of some that are remembered; the plan says how many patches are replayed."""
     rng = generator(plan.seed, store.hospital, "quick update", model.round, scan_id)
@@ -186,7 +196,7 @@ def _batches(
 
     @cache
     def load(one: str) -> Example:
-        labels = load_label_map(store, one, plan.federation)
+        labels = leave_out(load_label_map(store, one, plan.federation), untaught)
         return Example(load_scan(store, one), labels, plan.num_classes)
 
     until = time.monotonic() + MOST_TRAINING_S

@@ -70,9 +70,10 @@ def retain(
         device: where to compute.
     """
     plan, retention = request.plan, request.plan.retention
-    network = build_networks(plan)[SEGMENTER]
+    before = plan.stage_of_round(request.round) - 1
+    network = build_networks(plan, plan.last_round_of_stage(before))[SEGMENTER]
     load_arrays(network, weights, SEGMENTER)
-    old = OldModel(network, plan.taught_indexes(plan.stage_of_round(request.round) - 1))
+    old = OldModel(network, plan.taught_indexes(before))
     terms: list[LossTerm] = []
     if retention.elastic_weight > 0:
         terms.append(_hold_weights(network, remembered, retention.elastic_weight, device))

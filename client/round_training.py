@@ -13,10 +13,10 @@ from client.few_labels.pseudo_labels import add_unannotated, second_stage
 from client.few_labels.synthesis import synthesise
 from client.learning.batches import Batch, draw_batches
 from client.learning.examples import Example
+from client.learning.leave_out import leave_out
 from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.learning.train import learning_rate_at
 from client.learning.train_models import LossTerm, stay_near, train_segmenter
-from client.learning.unlearned import unlearned_classes
 from client.retention import labels_to_learn, retain
 from client.round_distillation import StudentRound, learn_student
 from client.round_material import Material
@@ -69,9 +69,11 @@ class Trained:
     own_networks: bytes = b""
 
 
-def load_learners(plan: FederationPlan, arrays: Arrays, old: Arrays | None) -> Learners:
-    """The plan's networks with the weights that came in."""
-    networks, embedding = build_networks(plan), build_embedding(plan)
+def load_learners(
+    plan: FederationPlan, round_number: int, arrays: Arrays, old: Arrays | None
+) -> Learners:
+    """The networks that a round trains, with the weights that came in."""
+    networks, embedding = build_networks(plan, round_number), build_embedding(plan)
     for role, network in {**networks, **embedding}.items():
         load_arrays(network, arrays, role)
     return Learners(networks, old, embedding.get(EMBEDDING))
@@ -102,6 +104,7 @@ def train_models(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
     def load(scan_id: str) -> Example:
         labels = load_label_map(store, scan_id, plan.federation)
         labels = labels_to_learn(store, plan, scan_id, labels)
+        labels = leave_out(labels, plan.untaught_indexes(request.round))
         return Example(load_scan(store, scan_id), labels, plan.num_classes)
 
     def batches(role: str, steps: int) -> Iterator[Batch]:
@@ -169,6 +172,5 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         plan.few_labels.pseudo_labels,
         share_of_stage_done=plan.share_of_stage_done(request.round),
         device=device,
-        unlearned=unlearned_classes(plan, request.round),
     )
     return drawn, [*terms, *taught]

@@ -10,7 +10,6 @@ from torch.nn import Module
 
 from client.admission import FREE, Terms
 from client.learning.predict import predict_probabilities
-from client.learning.unlearned import unlearned_classes
 from client.propagation.residual import doubt, residual_per_slice
 from client.store.annotations import painted_slices
 from client.store.doubts import SliceDoubt, find_doubts, save_doubt
@@ -40,13 +39,7 @@ def note_doubts(
             continue
         for scan_id in clock.until_over(_to_look_at(store, plan, task, round_number)):
             scan = load_scan(store, scan_id)
-            predicted = predict_probabilities(
-                segmenter,
-                scan,
-                plan.training,
-                device=device,
-                unlearned=unlearned_classes(plan, round_number - 1),
-            )
+            predicted = predict_probabilities(segmenter, scan, plan.training, device=device)
             profile = residual_per_slice([doubt(predicted.numpy())], task.axis)
             numbers = tuple(round(float(number), 3) for number in profile)
             save_doubt(store, scan_id, SliceDoubt(plan.federation, round_number, numbers))

@@ -298,6 +298,11 @@ class FederationPlan(Settings):
         tasks = self.tasks[: stage + 1]
         return tuple(sorted({index for task in tasks for index in self.class_indexes(task)}))
 
+    def untaught_indexes(self, round_number: int) -> tuple[int, ...]:
+        """Label indexes that no task has taught up to a round's stage, ascending."""
+        taught = self.taught_indexes(self.stage_of_round(round_number))
+        return tuple(label.index for label in self.labels if label.index not in taught)
+
     def task_named(self, name: str) -> Task:
         """The task of that name."""
         return next(task for task in self.tasks if task.name == name)

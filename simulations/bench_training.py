@@ -77,12 +77,12 @@ def run_training(
     scans = [read_painted(store, plan, scan_id) for scan_id in material.current]
 
     def ours() -> Spent:
-        learners = load_learners(plan, weights, None)
+        learners = load_learners(plan, 1, weights, None)
         request = RoundRequest(action="train", plan=plan, round=1)
         return spent(lambda: train_models(store, request, material, learners, device))
 
     def bare() -> Spent:
-        network = load_learners(plan, weights, None).networks[SEGMENTER].to(device)
+        network = load_learners(plan, 1, weights, None).networks[SEGMENTER].to(device)
         return spent(lambda: train_bare(network, scans, plan, steps))
 
     _ = ours(), bare()  # what is loaded and allocated at first

@@ -22,13 +22,13 @@ VOXEL_UNITS = (1.0, 1.0, 1.0)
 class TrainedModel:
     """One of a run's models: its role in the plan, and the weights of all roles.
 
-    `unlearned` are label indexes that no task had taught yet; they are background.
+    Of classes that no task has taught up to the round (none: the plan's last) it knows nothing.
     """
 
     plan: FederationPlan
     arrays: Arrays
     role: str
-    unlearned: tuple[int, ...] = ()
+    round_number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,12 @@ def score_scans(
     `in_voxels` gives distances in voxels, for headers whose spacing is a placeholder.
     """
     plan, device = model.plan, choose_device("auto")
-    network = build_networks(plan)[model.role]
+    network = build_networks(plan, model.round_number)[model.role]
     load_arrays(network, model.arrays, model.role)
     results = []
     for row in scans:
         scan = load_scan(store, row.scan_id)
-        predicted = predict_labels(
-            network, scan, plan.training, device=device, unlearned=model.unlearned
-        )
+        predicted = predict_labels(network, scan, plan.training, device=device)
         truth = read_reference(store, row.scan_id, plan)
         spacing = VOXEL_UNITS if in_voxels else scan.geometry.spacing_mm
         classes = [label.index for label in plan.labels]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from client.annotation.annotator import annotated_refs
-from client.learning.unlearned import unlearned_classes
 from client.store.annotations import annotation_effort
 from client.store.label_maps import find_label_map, load_label_map
 from client.store.scans import CatalogScan, list_scans, read_reference
@@ -90,9 +89,9 @@ def score_stages(
         arrays: Arrays,
         role: str,
         scans: Sequence[CatalogScan] = test.scans,
-        unlearned: tuple[int, ...] = (),
+        number: int | None = None,
     ) -> list[CaseScores]:
-        model = TrainedModel(plan, arrays, role, unlearned)
+        model = TrainedModel(plan, arrays, role, number)
         in_voxels = scenario.spacing_is_placeholder
         return score_scans(test.store, scans, model, in_voxels=in_voxels, on_scan=on_scan)
 
@@ -100,8 +99,7 @@ def score_stages(
     for stage in range(len(plan.tasks) - 1):
         number = plan.last_round_of_stage(stage)
         arrays = read_state(folder.checkpoints / f"round-{number:05d}", plan).arrays
-        unlearned = unlearned_classes(plan, number)
-        segmenter.append(score(arrays, SEGMENTER, unlearned=unlearned))
+        segmenter.append(score(arrays, SEGMENTER, number=number))
     segmenter.append(score(state.arrays, SEGMENTER))
     untrained = score(first_state(plan).arrays, SEGMENTER, later)
     return StageScores(segmenter, score(state.arrays, STUDENT), untrained)

@@ -22,7 +22,19 @@ if "CI" in os.environ:
     settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).parent.parent
+# Their files take a minute and more, the others' seconds.
+LONG = tuple(REPOSITORY / "tests" / name for name in ("federation", "simulations"))
 REAL_SCANS = Path(os.environ.get("ONESLICE_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores, since federations mostly wait for Flower."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: [folder not in item.path.parents for folder in LONG])
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from client.learning.batches import Batch, stack
 from client.learning.examples import Patch, cut_patch, draw_centre, unlabelled
 from client.learning.losses import Logits, segmentation_loss
 from client.learning.train_models import LossTerm
-from client.learning.unlearned import pool_unlearned
 from common.learning_settings import PseudoLabels, Training
 from common.networks.embedding import Embedding
 from common.networks.unet import features_and_logits
@@ -38,17 +37,12 @@ class Teacher:
     """A moving average of a segmenter in training, and the prototypes that must agree, if any."""
 
     def __init__(
-        self,
-        segmenter: Module,
-        settings: PseudoLabels,
-        embedding: Embedding | None,
-        unlearned: Sequence[int] = (),
+        self, segmenter: Module, settings: PseudoLabels, embedding: Embedding | None
     ) -> None:
-        """It begins as the segmenter is now; of `unlearned` classes it knows nothing."""
+        """It begins as the segmenter is now."""
         self.network = copy.deepcopy(segmenter).eval().requires_grad_(False)
         self.settings = settings
         self.embedding = embedding
-        self.unlearned = unlearned
 
     @torch.no_grad()
     def follow(self, segmenter: Module) -> None:
@@ -63,7 +57,7 @@ class Teacher:
         on_cuda = batch.image.is_cuda
         with torch.autocast(batch.image.device.type, dtype=torch.float16, enabled=on_cuda):
             features, logits = features_and_logits(self.network, batch.image)
-        taught = pool_unlearned(torch.softmax(logits.float(), dim=1), self.unlearned)
+        taught = torch.softmax(logits.float(), dim=1)
         sure, classes = taught.max(1)
         counts = (batch.weight == 0) & (sure >= self.settings.confidence)
         if self.embedding is not None:
@@ -71,7 +65,7 @@ class Teacher:
         return taught * counts[:, None]
 
 
-def second_stage(  # noqa: PLR0913  (who teaches, what, how far, and where)
+def second_stage(
     batches: Iterator[Batch],
     segmenter: Module,
     embedding: Embedding | None,
@@ -79,17 +73,15 @@ def second_stage(  # noqa: PLR0913  (who teaches, what, how far, and where)
     *,
     share_of_stage_done: float,
     device: torch.device,
-    unlearned: Sequence[int] = (),
 ) -> tuple[Iterator[Batch], list[LossTerm]]:
     """The batches with pseudo-labels, made as they are drawn, and the term that learns from them.
 
-    The teacher begins as the segmenter is now, and follows it from step to step. What it takes for
-    background may be one of the `unlearned` classes: the term does not tell these apart.
+    The teacher begins as the segmenter is now, and follows it from step to step.
     """
     weight = ramped_weight(settings, share_of_stage_done)
     if weight == 0:
         return batches, []
-    teacher = Teacher(segmenter.to(device), settings, embedding, unlearned)
+    teacher = Teacher(segmenter.to(device), settings, embedding)
 
     def taught() -> Iterator[Batch]:
         for batch in batches:
@@ -101,7 +93,6 @@ def second_stage(  # noqa: PLR0913  (who teaches, what, how far, and where)
         assert batch.taught is not None  # the batches went through `taught`
         counts = batch.taught.sum(1)
         known = torch.ones_like(batch.known)
-        known[:, list(unlearned)] = False
         return weight * segmentation_loss(logits, batch.taught, counts, known)
 
     return taught(), [term]

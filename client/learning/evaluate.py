@@ -12,7 +12,7 @@ from common.scans import Scan, SliceAnnotation
 from common.updates import TaskScore
 
 
-def score_painted_slices(  # noqa: PLR0913  (what is scored, where, and what counts)
+def score_painted_slices(
     network: Module,
     annotations: Sequence[SliceAnnotation],
     load: Callable[[str], Scan],
@@ -20,15 +20,13 @@ def score_painted_slices(  # noqa: PLR0913  (what is scored, where, and what cou
     task: Task,
     *,
     device: torch.device,
-    unlearned: Sequence[int] = (),
 ) -> TaskScore:
     """The Dice of each of the task's classes, pooled over all painted slices together.
 
     Pooled, because slices lie anywhere along an organ: a mean over slices would count its tip, a
     few pixels, as much as its middle. A class that is painted on none of them is left out: a stray
-    voxel of it would be a Dice of 0, and weigh as much as all that was painted. Classes that are
-    `unlearned` yet are background, as in all that a release labels. `missed` counts the structures
-    on single slices that were painted and not found at all.
+    voxel of it would be a Dice of 0, and weigh as much as all that was painted. `missed` counts
+    the structures on single slices that were painted and not found at all.
     """
     classes = plan.class_indexes(task)
     overlap = np.zeros(len(classes), dtype=int)
@@ -36,9 +34,7 @@ def score_painted_slices(  # noqa: PLR0913  (what is scored, where, and what cou
     missed = 0
     for annotation in annotations:
         scan = load(annotation.ref.scan_id)
-        predicted = predict_slice(
-            network, scan, annotation.ref, plan.training, device=device, unlearned=unlearned
-        )
+        predicted = predict_slice(network, scan, annotation.ref, plan.training, device=device)
         for place, index in enumerate(classes):
             found, painted = predicted == index, annotation.mask == index
             overlap[place] += int((found & painted).sum())

@@ -1,7 +1,5 @@
 """Class probabilities of a whole scan, or of the part around one slice."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,7 +8,6 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import Module
 
-from client.learning.unlearned import pool_unlearned
 from common.learning_settings import Training
 from common.scans import Geometry, Scan, SliceRef
 
@@ -18,16 +15,9 @@ OVERLAP = 0.5  # of neighbouring windows, along each axis
 
 
 def predict_probabilities(
-    network: Module,
-    scan: Scan,
-    settings: Training,
-    *,
-    device: torch.device,
-    unlearned: Sequence[int] = (),
+    network: Module, scan: Scan, settings: Training, *, device: torch.device
 ) -> Float[Tensor, "n i j k"]:
     """Probabilities on the scan's own grid, from windows of the training patch's size.
-
-    Those of `unlearned` classes are the background's.
 
     Instance norm sees as much context here as in training: on hippocampus scans, whole volumes at
     once scored 7.5 Dice points less than windows (docs/benchmarks.md).
@@ -38,7 +28,7 @@ def predict_probabilities(
         probabilities = F.interpolate(
             probabilities, size=shape, mode="trilinear", align_corners=False
         )
-    return pool_unlearned(probabilities[0].cpu(), unlearned)
+    return probabilities[0].cpu()
 
 
 def on_training_grid(
@@ -83,17 +73,10 @@ def slide(
 
 
 def predict_labels(
-    network: Module,
-    scan: Scan,
-    settings: Training,
-    *,
-    device: torch.device,
-    unlearned: Sequence[int] = (),
+    network: Module, scan: Scan, settings: Training, *, device: torch.device
 ) -> UInt8[np.ndarray, "i j k"]:
-    """The likeliest label index of every voxel of the scan; `unlearned` ones are background."""
-    probabilities = predict_probabilities(
-        network, scan, settings, device=device, unlearned=unlearned
-    )
+    """The likeliest label index of every voxel of the scan."""
+    probabilities = predict_probabilities(network, scan, settings, device=device)
     labels: UInt8[np.ndarray, "i j k"] = probabilities.argmax(0).numpy().astype(np.uint8)
     return labels
 
@@ -105,11 +88,10 @@ def predict_slice(
     settings: Training,
     *,
     device: torch.device,
-    unlearned: Sequence[int] = (),
 ) -> UInt8[np.ndarray, "rows columns"]:
     """The label indexes on one slice, predicted from the slab of a patch's thickness around it."""
     slab, first = _slab_around(scan, ref, settings)
-    labels = predict_labels(network, slab, settings, device=device, unlearned=unlearned)
+    labels = predict_labels(network, slab, settings, device=device)
     inside = SliceRef(ref.scan_id, ref.axis, ref.index - first)
     painted: UInt8[np.ndarray, "rows columns"] = labels[inside.selection]
     return painted

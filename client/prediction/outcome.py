@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, UInt8
 
 from client.learning.predict_in_slabs import predict_in_slabs
-from client.learning.unlearned import pool_unlearned, unlearned_classes
 from client.prediction.model import Model
 from common.scans import Scan
 from common.settings_file import Settings
@@ -38,12 +37,8 @@ class Outcome:
 
 
 def predict(model: Model, scan: Scan) -> Outcome:
-    """The likeliest label that the model has learned, for every voxel.
-
-    The probability of a class that it has not learned yet is counted as background, as in training.
-    """
+    """The likeliest label that the model has learned, for every voxel."""
     plan = model.record.plan
-    unlearned = unlearned_classes(plan, model.record.round)
     labels = np.empty(scan.geometry.shape, dtype=np.uint8)
     confidence = np.empty(scan.geometry.shape, dtype=np.float32)
     slabs = predict_in_slabs(
@@ -54,7 +49,7 @@ def predict(model: Model, scan: Scan) -> Outcome:
         device=model.device,
     )
     for slab in slabs:
-        best, likeliest = pool_unlearned(slab.probabilities, unlearned).max(dim=0)
+        best, likeliest = slab.probabilities.max(dim=0)
         slices = slice(slab.first, slab.first + best.shape[slab.axis])
         where = tuple(slices if axis == slab.axis else slice(None) for axis in range(3))
         labels[where] = likeliest.numpy()

@@ -19,9 +19,8 @@ import numpy as np
 from common.networks.embedding import EMBEDDING
 from common.updates import Arrays
 
-# The probability of a new class beside that of the background, when it begins. All who read
-# probabilities add those of classes that nobody looked for to the background's, so a large share
-# costs nothing; from a small one a rare structure takes long to come up.
+# The probability of a new class beside that of the background, when its stage begins (until then
+# it is silent). It wins nowhere even so; from a small share a rare structure takes long to come up.
 NEW_SHARE = 0.9
 BACKGROUND = 0
 

@@ -15,7 +15,7 @@ def released_networks(release: Release) -> dict[str, UNet]:
         ReleaseError: the tensors are not those of the plan's networks.
     """
     record = release.record
-    networks = build_networks(record.plan)
+    networks = build_networks(record.plan, record.round)
     own = {name: one for name, one in release.arrays.items() if name.split("/")[0] in networks}
     try:
         check_arrays(own, networks_to_arrays(networks))

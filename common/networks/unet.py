@@ -4,7 +4,8 @@ MONAI's residual U-Net with instance norm: there are no running statistics to av
 one 3D network of MONAI that takes per-sample gradients (differential privacy) as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from common.random_streams import stream_seed
 from common.updates import Arrays
 
 SEGMENTER, STUDENT = "segmenter", "student"
+SILENT = -1e4  # added to a logit: its probability is 0, and half precision still holds it
 
 
 def build_unet(size: NetworkSize, *, in_channels: int, num_classes: int) -> UNet:
@@ -77,8 +79,14 @@ def _through(layers: Sequential, image: Tensor, levels: int) -> tuple[list[Tenso
     return ([*coarser, joined] if levels > 0 else []), up(joined)
 
 
-def build_networks(plan: FederationPlan) -> dict[str, UNet]:
-    """Both federated networks, their first weights drawn from the plan's seed."""
+def build_networks(plan: FederationPlan, round_number: int | None = None) -> dict[str, UNet]:
+    """Both federated networks, their first weights drawn from the plan's seed.
+
+    Classes that no task has taught up to the round (none: by the end of the plan) are silent: the
+    networks have their channels, which win nothing and learn nothing. A class that shares in the
+    background's probability until its stage comes becomes a copy of it, and is learnt late.
+    """
+    silent = plan.untaught_indexes(plan.num_rounds if round_number is None else round_number)
     networks = {}
     for role, size in ((SEGMENTER, plan.segmenter), (STUDENT, plan.student)):
         with torch.random.fork_rng(devices=[]):
@@ -86,7 +94,20 @@ def build_networks(plan: FederationPlan) -> dict[str, UNet]:
             networks[role] = build_unet(
                 size, in_channels=plan.channels, num_classes=plan.num_classes
             )
+        keep_silent(networks[role], silent)
     return networks
+
+
+def keep_silent(network: UNet, classes: Sequence[int]) -> None:
+    """From now on these classes have a probability of 0, and no gradient reaches their logits."""
+    if classes:
+        # Of the topmost layer: `features_and_logits` and whatever exports a network go through it.
+        network.model[-1].register_forward_hook(partial(_without, tuple(classes)))
+
+
+def _without(classes: tuple[int, ...], _layer: Module, _features: object, logits: Tensor) -> Tensor:
+    lowered = [SILENT * (index in classes) for index in range(logits.shape[1])]
+    return logits + logits.new_tensor(lowered)[:, None, None, None]
 
 
 def networks_to_arrays(networks: Mapping[str, torch.nn.Module]) -> Arrays:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
+from common.networks.unet import SILENT
 from common.plan import FederationPlan, NetworkSize, Task
 from common.whole_file import write_whole
 
@@ -175,6 +176,7 @@ def _intensities(task: Task) -> list[Config]:
 def _postprocessing(plan: FederationPlan) -> list[Config]:
     transforms: list[Config] = [
         {"_target_": "CastToTyped", "keys": "pred", "dtype": "$torch.float32"},
+        *_silence_untaught(plan),
         {"_target_": "Activationsd", "keys": "pred", "softmax": True},
     ]
     if plan.training.spacing_mm is not None:
@@ -186,7 +188,6 @@ def _postprocessing(plan: FederationPlan) -> list[Config]:
             "padding_mode": "border",
         }
         transforms.append(back)
-    transforms += _untaught_as_background(plan)
     # Back to the file's own order of voxels: flips and permutations, so nearest is exact.
     save = {
         "_target_": "SaveImaged",
@@ -201,26 +202,14 @@ def _postprocessing(plan: FederationPlan) -> list[Config]:
     return [*transforms, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}, save]
 
 
-def _untaught_as_background(plan: FederationPlan) -> list[Config]:
-    """As `client.prediction.outcome.predict`: a class that no task has taught yet is background.
-
-    In training its probability counts as background, so nothing keeps it down.
-    """
-    taught = {0, *plan.taught_indexes(len(plan.tasks) - 1)}
-    untaught = [index for index in range(plan.num_classes) if index not in taught]
-    if not untaught:
+def _silence_untaught(plan: FederationPlan) -> list[Config]:
+    """As `common.networks.unet.keep_silent`, of which a bundle's own network knows nothing."""
+    silent = plan.untaught_indexes(plan.num_rounds)
+    if not silent:
         return []
-    kept = [float(index in taught) for index in range(plan.num_classes)]
-    background = [float(index == 0) for index in range(plan.num_classes)]
-
-    def channels(values: list[float]) -> str:
-        return f"torch.tensor({values}, device=pred.device).reshape(-1, 1, 1, 1)"
-
-    merge = (
-        f"$lambda pred: pred * {channels(kept)} + "
-        f"pred[{untaught}].sum(0, keepdim=True) * {channels(background)}"
-    )
-    return [{"_target_": "Lambdad", "keys": "pred", "func": merge}]
+    lowered = [SILENT * (index in silent) for index in range(plan.num_classes)]
+    channels = f"torch.tensor({lowered}, device=pred.device).reshape(-1, 1, 1, 1)"
+    return [{"_target_": "Lambdad", "keys": "pred", "func": f"$lambda pred: pred + {channels}"}]
 
 
 def _scale_of(task: Task) -> object:

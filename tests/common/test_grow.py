@@ -33,6 +33,10 @@ def make_plan(plan_values: Values) -> MakePlan:
         labels = [{"name": f"new {n}", "index": 3 + n} for n in range(added)]
         size = {"channels": [4, 8, 8], "strides": [2, 2], "residual_units": residual_units}
         changes = {"labels": [*plan_values["labels"], *labels], "segmenter": size, "student": size}
+        if added:
+            last = plan_values["tasks"][-1]
+            new = {**last, "name": "new", "classes": [label["name"] for label in labels]}
+            changes["tasks"] = [*plan_values["tasks"], new]
         return FederationPlan.model_validate({**plan_values, **changes})
 
     return make

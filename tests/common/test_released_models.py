@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 from common.errors import ReleaseError
@@ -157,6 +158,23 @@ def test_the_networks_have_the_released_weights(folder: Path, arrays: Arrays) ->
     for name, array in found.items():
         np.testing.assert_array_equal(array, arrays[name])
     assert not any(network.training for network in networks.values())
+
+
+def test_classes_that_no_task_has_taught_by_then_are_silent(
+    tmp_path: Path, plan: FederationPlan, arrays: Arrays
+) -> None:
+    """The second stage, and with it the second class, begins with the third round."""
+    image = torch.rand(1, plan.channels, *plan.training.patch_size)
+    found = {}
+    for number in (2, 3):
+        write_release(tmp_path / str(number), save(arrays), plan, number)
+        networks = released_networks(read_release(tmp_path / str(number)))
+        with torch.inference_mode():
+            found[number] = [network(image).softmax(1) for network in networks.values()]
+    for before, after in zip(found[2], found[3], strict=True):
+        assert not before[:, 2].any()
+        assert after[:, 2].all()
+        torch.testing.assert_close(before[:, :2], after[:, :2] / after[:, :2].sum(1, keepdim=True))
 
 
 def test_bytes_that_are_no_safetensors(tmp_path: Path, plan: FederationPlan) -> None:

@@ -13,6 +13,7 @@ from common.networks.unet import (
     build_unet,
     count_parameters,
     features_and_logits,
+    keep_silent,
     load_arrays,
     networks_to_arrays,
     way_up,
@@ -161,3 +162,36 @@ def test_a_flat_network_has_one_layer_up() -> None:
     network = build_unet(_size([2, 4], [2]), in_channels=1, num_classes=2)
     features, _ = way_up(network, torch.randn(1, 1, 8, 8, 8), levels=2)
     assert [one.shape[1] for one in features] == [2 + 4]
+
+
+@pytest.mark.parametrize("residual_units", [0, 2])
+def test_a_silent_class_wins_nothing_and_learns_nothing(residual_units: int) -> None:
+    size = NetworkSize(channels=(4, 8, 8), strides=(2, 2), residual_units=residual_units)
+    network = build_unet(size, in_channels=1, num_classes=4)
+    image = torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = network(image).softmax(1).detach()
+    keep_silent(network, [1, 3])
+    for logits in (network(image), features_and_logits(network, image)[1]):
+        found = logits.softmax(1)
+        assert not found[:, [1, 3]].any()
+        wanted = before[:, [0, 2]] / before[:, [0, 2]].sum(1, keepdim=True)
+        torch.testing.assert_close(found[:, [0, 2]].detach(), wanted)
+    logits.retain_grad()
+    logits.log_softmax(1)[:, 2].mean().backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, [1, 3]].any()
+    assert logits.grad[:, [0, 2]].all()
+
+
+def test_a_class_is_silent_until_the_stage_that_teaches_it(plan_values: Values) -> None:
+    labels = [*plan_values["labels"], {"name": "never", "index": 3}]
+    plan = FederationPlan.model_validate({**plan_values, "labels": labels})
+    image = torch.rand(1, plan.channels, *plan.training.patch_size)
+
+    def silent(number: int | None) -> list[int]:
+        found = build_networks(plan, number)[SEGMENTER](image).softmax(1).amax((0, 2, 3, 4))
+        return [index for index, most in enumerate(found.tolist()) if most == 0]
+
+    # The second stage begins with the third round.
+    expected = [[2, 3], [2, 3], [2, 3], [3], [3], [3]]
+    assert [silent(number) for number in (0, 1, 2, 3, 4, None)] == expected

@@ -31,6 +31,7 @@ def test_the_named_scenarios_are_there() -> None:
         "phantoms",
         "hippocampus_stream",
         "hippocampus_classes",
+        "hippocampus_few",
         "hippocampus_late",
         "cardiac_vendors",
         "cardiac_classes",

@@ -14,7 +14,7 @@ from client.learning.batches import Batch
 from client.learning.losses import segmentation_loss
 from common.learning_settings import FewLabels, PseudoLabels
 from common.networks.embedding import Embedding
-from common.networks.unet import SEGMENTER, build_networks, num_last_features
+from common.networks.unet import SEGMENTER, build_networks, keep_silent, num_last_features
 from common.plan import FederationPlan
 from common.scans import Geometry, Scan
 
@@ -103,24 +103,12 @@ def test_the_nearest_prototype_has_to_agree(plan: FederationPlan, segmenter: UNe
 def test_nothing_is_taught_of_classes_that_no_task_has_taught(
     plan: FederationPlan, segmenter: UNet
 ) -> None:
-    batch = half_labelled(plan)
-    last = plan.num_classes - 1
-    whole = Teacher(segmenter, SETTINGS, None).teach(batch)
-    taught = Teacher(segmenter, SETTINGS, None, [last]).teach(batch)
+    batch, last = half_labelled(plan), plan.num_classes - 1
+    assert Teacher(segmenter, SETTINGS, None).teach(batch)[:, last].any()
+    keep_silent(segmenter, [last])
+    taught = Teacher(segmenter, SETTINGS, None).teach(batch)
     assert not taught[:, last].any()
-    torch.testing.assert_close(taught[:, 0], whole[:, 0] + whole[:, last])
-    drawn, (term,) = second_stage(
-        iter([batch]), segmenter, None, SETTINGS,
-        share_of_stage_done=1.0, device=CPU, unlearned=[last],
-    )  # fmt: skip
-    (batch,) = drawn
-    logits = segmenter(batch.image).detach().requires_grad_()
-    term(segmenter, batch, logits).backward()
-    assert logits.grad is not None
-    # Where all is background to the teacher, the new class rises and falls with the background.
-    share = torch.softmax(logits.detach(), dim=1)
-    ratio = logits.grad[:, last] * share[:, 0] / share[:, last]
-    torch.testing.assert_close(ratio, logits.grad[:, 0], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(taught.sum(1), (batch.weight == 0).float())
 
 
 def test_the_term_is_the_segmentation_loss_on_what_was_taught(

@@ -96,7 +96,7 @@ def test_a_bundle_predicts_our_labels(
 
     role, number = of
     plan = _plan(make_plan, task, **training).model_copy(update={"channels": channels})
-    network = build_networks(plan)[role]
+    network = build_networks(plan, number)[role]
     record = ReleaseRecord(
         federation=plan.federation, round=number, plan=plan, models_sha256="0" * 64, software="0"
     )
