@@ -1,5 +1,6 @@
 """ONNX Runtime comes to PyTorch's numbers, on patches of any number and size."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from monai.networks.nets import UNet
 from torch.nn import PReLU
 
 from common.errors import ReleaseError, SettingsError
-from common.networks.unet import build_networks
+from common.networks.unet import build_networks, keep_silent
 from common.plan import FederationPlan
 from server.export.onnx_file import _largest_difference, write_onnx
 
@@ -79,6 +81,25 @@ def test_slopes_are_constants_in_the_file_alone(
     found = [node.attribute[0].f for node in nodes if node.op_type == "LeakyRelu"]
     assert found == pytest.approx(slopes)
     assert "PRelu" not in {node.op_type for node in nodes}
+
+
+def test_a_silent_class_is_silent_in_the_file(
+    tmp_path: Path, plan: FederationPlan, network: torch.nn.Module
+) -> None:
+    silent = copy.deepcopy(network)
+    assert isinstance(silent, UNet)
+    keep_silent(silent, [1])
+    path, image = tmp_path / "silent.onnx", np.ones((1, 2, 12, 12, 2), dtype=np.float32)
+    difference = write_onnx(path, silent, plan.student, plan, {})
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"image": image})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(found[:, 0], expected[:, 0], atol=1e-5)
+    np.testing.assert_allclose(found[:, 1], expected[:, 1] - 1e4, rtol=1e-6)
+    # As a share of the largest logit of those that speak, and of these alone.
+    assert difference is not None
+    assert 1e-9 < difference < 1e-5
 
 
 def test_what_the_file_tells(written: SimpleNamespace) -> None:
