@@ -20,6 +20,7 @@ from client.learning.batches import Batch, draw_batches
 from client.learning.device import choose_device
 from client.learning.examples import Example
 from client.learning.gradient_inversion import correlations, gradient_of, rebuild_images
+from client.learning.leave_out import leave_out
 from client.learning.losses import segmentation_loss
 from client.learning.train import learning_rate_at
 from client.learning.train_models import train_segmenter
@@ -94,9 +95,9 @@ def probe_leaks(hospital: Hospital, plan: FederationPlan, iterations: int) -> Pr
     """
     store, device = hospital.store, choose_device(hospital.device)
     with among_others(store), trial_copy(store) as copy:
-        material = _material(copy, plan, device)
+        number, material = _material(copy, plan, device)
         model = load_current_model(copy, plan)
-        network = build_networks(plan)[SEGMENTER].to(device)
+        network = build_networks(plan, number)[SEGMENTER].to(device)
         if model is not None:
             load_arrays(network, model.arrays, SEGMENTER)
         small = _with_small_patches(plan)
@@ -104,14 +105,14 @@ def probe_leaks(hospital: Hospital, plan: FederationPlan, iterations: int) -> Pr
         @cache
         def load(scan_id: str) -> Example:
             labels = load_label_map(copy, scan_id, plan.federation, joined=False)
+            labels = leave_out(labels, plan.untaught_indexes(number))
             return Example(load_scan(copy, scan_id), labels, plan.num_classes)
 
         draw = partial(_draw, copy.hospital, small, material, load)
         attack = _Attack(network, small, draw, device, iterations)
         leaks = (attack.one_step(1), attack.one_step(plan.training.batch_size), attack.round())
-    number = model.round if model is not None else 0
     limit = read_policy(store.folder).most_leak
-    return Probe(number, small.training.patch_size, leaks, limit)
+    return Probe(model.round if model is not None else 0, small.training.patch_size, leaks, limit)
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ class _Attack:
         return Leak(seen, len(true), match, max(chance, mean))
 
 
-def _material(store: Store, plan: FederationPlan, device: torch.device) -> Material:
-    """What the next round would train on, its labels made."""
+def _material(store: Store, plan: FederationPlan, device: torch.device) -> tuple[int, Material]:
+    """The next round, and what it would train on, its labels made."""
     first = max(plan.correspondence.rounds, plan.begins_after) + 1
     number = min(max(latest_round(store, plan.federation) + 1, first), plan.num_rounds)
     stage, policy = plan.stage_of_round(number), read_policy(store.folder)
@@ -179,7 +180,7 @@ def _material(store: Store, plan: FederationPlan, device: torch.device) -> Mater
         )
     maker, _ = label_maker_now(store, plan, device, policy.allowed_tasks(plan.tasks))
     spread_new(maker, [*material.current, *material.remembered])
-    return material
+    return number, material
 
 
 def _draw(

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from monai.networks.nets import UNet
 
 from client.crop import Crop, around
 from client.current_model import CurrentModel
@@ -107,18 +108,22 @@ def quick_update(
     if crop is None:
         return Updated(Crop((0, 0, 0), (0, 0, 0)), None, None, TOO_LARGE)
     scan, annotations = crop.of_scan(load_scan(store, scan_id)), latest_annotations(store, scan_id)
+
+    def load(number: int) -> UNet:
+        network = build_networks(plan, number)[SEGMENTER]
+        load_arrays(network, model.arrays, SEGMENTER)
+        return network
+
+    def predict(network: UNet) -> Probabilities:
+        pause()
+        return predict_probabilities(network, scan, plan.training, device=device).numpy()
+
+    before = predict(load(model.round))
     # Of a task that the model has not met yet, it learns a little now.
     task = next(row.task for row in list_scans(store) if row.scan_id == scan_id)
     ends = plan.last_round_of_stage(plan.tasks.index(plan.task_named(task)))
     number = max(model.round, ends)
-    network = build_networks(plan, number)[SEGMENTER]
-    load_arrays(network, model.arrays, SEGMENTER)
-
-    def predict() -> Probabilities:
-        pause()
-        return predict_probabilities(network, scan, plan.training, device=device).numpy()
-
-    before = predict()
+    network = load(number)
     train_segmenter(
         network,
         _batches(store, plan, model, scan_id, plan.untaught_indexes(number), pause),
@@ -126,7 +131,7 @@ def quick_update(
         learning_rate=learning_rate_at(plan.training, plan.share_of_stage_done(model.round)),
         device=device,
     )
-    after = predict()
+    after = predict(network)
     pause()
     whole = load_label_map(store, scan_id, plan.federation, joined=False)
     propagated, inside = crop.of_labels(whole), crop.of_annotations(annotations)

@@ -154,7 +154,7 @@ def train_alone(
         if alone is None:
             results.append(LocalOnly(site=site, mean_dice=None))
             continue
-        model = TrainedModel(scenario.plan, alone.state.arrays, SEGMENTER)
+        model = TrainedModel(alone.scenario.plan, alone.state.arrays, SEGMENTER)
         test = prepared.test
         on_scan = counted(progress, f"score {site}", len(test.scans))
         cases = score_scans(test.store, test.scans, model, on_scan=on_scan)

@@ -48,15 +48,18 @@ def cross_entropy(logits: Logits, target: Logits, weight: Weight, known: Known) 
 
 
 def dice_loss(logits: Logits, target: Logits, weight: Weight, known: Known) -> Tensor:
-    """1 - mean soft Dice over the foreground classes that are known somewhere in the batch."""
+    """1 - mean soft Dice over the foreground classes that are known somewhere in the batch.
+
+    Those that are silent and not there are left out: their Dice would be 1, whatever is learnt.
+    """
     counted = known[:, 1:] * weight[:, None]
     probability = torch.softmax(logits.float(), dim=1)[:, 1:]
     wanted = target[:, 1:]
     axes = (0, 2, 3, 4)
-    numerator = 2 * (counted * probability * wanted).sum(axes) + 1
-    denominator = (counted * (probability + wanted)).sum(axes) + 1
-    is_known = counted.sum(axes) > 0
-    per_class = torch.where(is_known, numerator / denominator, 0.0)
+    overlap = 2 * (counted * probability * wanted).sum(axes)
+    both = (counted * (probability + wanted)).sum(axes)
+    is_known = both > 0
+    per_class = torch.where(is_known, (overlap + 1) / (both + 1), 0.0)
     return (1 - per_class.sum() / is_known.sum().clamp_min(1)) * is_known.any()
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from common.networks.embedding import EMBEDDING
 from common.updates import Arrays
 
-# The probability of a new class beside that of the background, when its stage begins (until then
-# it is silent). It wins nowhere even so; from a small share a rare structure takes long to come up.
+# The probability of a new class beside that of the background, where its stage comes at once (until
+# then it is silent). So it wins nowhere; from a small share a rare structure comes up late.
 NEW_SHARE = 0.9
 BACKGROUND = 0
 

@@ -77,6 +77,17 @@ def test_cross_entropy_is_the_mean_over_the_weight() -> None:
     assert float(value) == pytest.approx((first + 0.5 * second) / 1.5, rel=1e-6)
 
 
+def test_a_silent_class_that_is_not_there_has_no_dice() -> None:
+    logits = torch.randn(2, 3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    silent = torch.cat([logits, torch.full_like(logits[:, :1], -1e4)], dim=1)
+    target = torch.softmax(2 * logits, dim=1)
+    absent = torch.cat([target, torch.zeros_like(target[:, :1])], dim=1)
+    weight = torch.ones(2, 2, 2, 2)
+    expected = dice_loss(logits, target, weight, torch.ones_like(target).bool())
+    found = dice_loss(silent, absent, weight, torch.ones_like(absent).bool())
+    torch.testing.assert_close(found, expected)
+
+
 def test_dice_loss_by_hand() -> None:
     logits = voxels([0.0, 1.0, 0.0], [0.0, 0.0, 2.0])
     target = voxels([0.0, 1.0, 0.0], [0.5, 0.0, 0.5])
