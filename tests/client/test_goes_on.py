@@ -141,8 +141,8 @@ def test_a_dry_run_and_a_probe_take_its_first_round(
     two_rounds(hospital, before)
     paint(hospital, after, "second")
     assert try_next_round(hospital, after).round == 3
-    material = _material(hospital.store, after, torch.device("cpu"))
-    assert (len(material.current), len(material.remembered)) == (3, 3)
+    number, material = _material(hospital.store, after, torch.device("cpu"))
+    assert (number, len(material.current), len(material.remembered)) == (3, 3, 3)
 
 
 # Both sides -------------------------------------------------------------------------------------

@@ -256,7 +256,7 @@ def test_a_segmenter_that_was_stopped_is_told_although_the_student_got_all_its_s
 ) -> None:
     plan = make_plan(training={"steps_per_round": 100_000, "student_steps_per_round": 0})
     ask(hospital, make_plan(name="before"), 1)
-    set_policy(hospital, "seconds_per_round = 3")
+    set_policy(hospital, "seconds_per_round = 6")
     note = ask(hospital, plan, 1).note
     assert (note.reason, note.student_loss) == (STOPPED_EARLY, None)
 

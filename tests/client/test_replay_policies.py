@@ -43,7 +43,8 @@ def kept(memory: Memory) -> set[str]:
 
 
 def segmenter_of(plan: FederationPlan, arrays: Arrays) -> torch.nn.Module:
-    segmenter = build_networks(plan)[SEGMENTER]
+    """As it comes in with the third round, the first of the second stage."""
+    segmenter = build_networks(plan, 2)[SEGMENTER]
     load_arrays(segmenter, arrays, SEGMENTER)
     return segmenter
 

@@ -69,7 +69,7 @@ def test_from_the_worklist_to_an_accepted_scan(page, open_screen) -> None:
     assert re.search(r"organ\s+\d+\.\d+ ml", tab.locator(".volumes").inner_text())
 
     tab.click("text=Accept")
-    tab.locator("dialog").get_by_role("button", name="Worklist").click()
+    tab.locator("dialog[open]").get_by_role("button", name="Worklist").click()
     tab.wait_for_selector("tr[data-state=accepted]")
     review = latest_review(page.store, first.scan_id)
     assert review is not None
@@ -137,9 +137,9 @@ def test_by_keyboard_alone(page, open_screen) -> None:
     screen.press("a")
     tab.wait_for_selector("dialog")
     screen.press("Escape", "?")
-    assert "accept" in tab.locator("dialog").inner_text()
+    assert "accept" in tab.locator("dialog[open]").inner_text()
     screen.press("Escape")
-    tab.locator("dialog").wait_for(state="detached")
+    tab.locator("dialog[open]").wait_for(state="detached")
     assert rows(page, "accepted")[0].scan_id == first.scan_id
 
 
@@ -155,7 +155,7 @@ def test_nothing_here(page, open_screen) -> None:
     assert nothing.is_disabled()
     screen.press("Control+z")
     nothing.click()
-    tab.locator("dialog").get_by_role("button", name="Nothing here").click()
+    tab.locator("dialog[open]").get_by_role("button", name="Nothing here").click()
     tab.wait_for_selector(".review")
     (annotation,) = latest_annotations(page.store, first.scan_id)
     assert not annotation.mask.any()
@@ -222,7 +222,7 @@ def test_a_scan_is_flagged_with_a_reason(page, open_screen) -> None:
     screen.open_slice(scan_id)
     screen.page.click("text=Flag scan")
     screen.page.fill("textarea", "a metal artefact over the organ")
-    screen.page.locator("dialog").get_by_role("button", name="Flag", exact=True).click()
+    screen.page.locator("dialog[open]").get_by_role("button", name="Flag", exact=True).click()
     screen.page.wait_for_selector("tr[data-state=flagged]")
     review = latest_review(page.store, scan_id)
     assert review is not None
