@@ -38,7 +38,7 @@ from client.propagation.residual import (
 )
 from client.store.annotations import latest_annotations
 from client.store.label_maps import find_label_map, load_label_map
-from client.store.scans import list_scans, load_scan
+from client.store.scans import find_scan, load_scan
 from client.store.store import Store
 from common.networks.unet import SEGMENTER, build_networks, load_arrays
 from common.plan import FederationPlan
@@ -120,7 +120,7 @@ def quick_update(
 
     before = predict(load(model.round))
     # Of a task that the model has not met yet, it learns a little now.
-    task = next(row.task for row in list_scans(store) if row.scan_id == scan_id)
+    task = find_scan(store, scan_id).task
     ends = plan.last_round_of_stage(plan.tasks.index(plan.task_named(task)))
     number = max(model.round, ends)
     network = load(number)

@@ -19,7 +19,7 @@ from client.learning.old_classes import (
 )
 from client.learning.train_models import LossTerm
 from client.store.old_models import old_model_of_stage
-from client.store.scans import list_scans
+from client.store.scans import find_scan
 from client.store.store import Store
 from common.learning_settings import Retention
 from common.networks.unet import SEGMENTER, build_networks, load_arrays
@@ -48,7 +48,7 @@ def labels_to_learn(store: Store, plan: FederationPlan, scan_id: str, labels: La
     """The labels of a scan; plain fine-tuning takes what was not looked for as background."""
     if plan.retention.old_classes != "background":
         return labels
-    task = next(scan.task for scan in list_scans(store) if scan.scan_id == scan_id)
+    task = find_scan(store, scan_id).task
     stage = plan.tasks.index(plan.task_named(task))
     return count_as_background(labels, plan.taught_indexes(stage - 1))
 
