@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from flwr.app import Context, RecordDict
 
 from client.annotation.annotator import Annotator
@@ -23,6 +24,7 @@ from server.round_state import RoundState
 from server.rounds import OnRound
 from server.run_folder import RunFolder
 from simulations.faults import annotator_of, misbehave
+from simulations.in_parallel import share_of_gpus
 from simulations.local_grid import LocalGrid
 from simulations.scenario import Fault
 
@@ -90,10 +92,11 @@ def _run_on_ray(server_app: object, client_app: object, num_nodes: int) -> None:
     from flwr.simulation import run_simulation  # noqa: PLC0415
 
     started = time.perf_counter()
+    gpus = share_of_gpus(torch.cuda.device_count(), num_nodes)
     run_simulation(
         server_app=server_app,  # type: ignore[arg-type]
         client_app=client_app,  # type: ignore[arg-type]
         num_supernodes=num_nodes,
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": gpus}},
     )
     logging.getLogger(__name__).info("Ray ended after %.1f s", time.perf_counter() - started)

@@ -1,9 +1,12 @@
 """Independent jobs at once on one machine, by Ray."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+import torch
 
 from common.errors import SettingsError
 from common.quiet import QUIET
@@ -40,7 +43,8 @@ def run_in_parallel(
     )
     try:
         # What died would die again, as often as Ray tries.
-        remote = ray.remote(num_cpus=1, max_retries=0)(job)
+        gpus = share_of_gpus(torch.cuda.device_count(), at_once)
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(job)
         waiting = {remote.remote(item): item for item in items}
         while waiting:
             done, _ = ray.wait(list(waiting))
@@ -52,3 +56,11 @@ def run_in_parallel(
                     yield item, str(error).strip().splitlines()[-1]
     finally:
         ray.shutdown()
+
+
+def share_of_gpus(gpus: int, at_once: int) -> float:
+    """The part of a GPU for each of the processes that run at once, so that none has to wait.
+
+    Ray hides every GPU from a process that asks for no part of one.
+    """
+    return 1 / math.ceil(at_once / gpus) if gpus else 0.0

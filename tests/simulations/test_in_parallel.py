@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from simulations.in_parallel import share_of_gpus
+
 JOBS = """
 import json, os
 from simulations.in_parallel import run_in_parallel
@@ -36,3 +38,12 @@ def test_a_job_whose_process_dies_takes_no_other_with_it() -> None:
     assert (one, three) == ([1, 10], [3, 30])
     assert two[0] == 2
     assert "died" in two[1]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "at_once", "share"), [(0, 4, 0.0), (1, 4, 0.25), (4, 4, 1.0), (8, 4, 1.0), (3, 4, 0.5)]
+)
+def test_all_that_run_at_once_find_a_gpu_if_there_is_one(
+    gpus: int, at_once: int, share: float
+) -> None:
+    assert share_of_gpus(gpus, at_once) == share
