@@ -1,5 +1,6 @@
 """Rounds with contrast, pseudo-labels and synthesis: what travels, and what scans were used for."""
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -73,6 +74,24 @@ def test_the_segmenter_learns_something_else_and_the_same_each_time(
         results.append(sent(plan, "segmenter", arrays))
     assert_same_arrays(results[1], results[2])
     assert differ(results[0], results[1])
+
+
+def test_a_round_is_the_same_with_batches_drawn_ahead(
+    make_hospital: MakeHospital,
+    make_plan: MakePlan,
+    paint: Paint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = make_plan(few_labels={**CONTRAST, **PSEUDO_LABELS, **SYNTHESIS})
+    ends = []
+    for cores in (1, 2):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        hospital, arrays = make_hospital(), first_state(plan).arrays
+        paint(hospital, plan, "first", "second")
+        for number in (1, 2, 3):
+            arrays = ask(hospital, plan, number, arrays).arrays
+        ends.append(arrays)
+    assert_same_arrays(*ends)
 
 
 def test_scans_that_served_by_their_image_alone_are_on_record(
