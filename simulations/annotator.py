@@ -1,12 +1,13 @@
 """Clinicians of a simulation: one reads the truth, one draws with a wandering hand."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
 from scipy import ndimage
 
-from client.store.scans import read_reference
+from client.store.scans import find_scan, read_reference
 from client.store.store import Store
 from common.plan import FederationPlan
 from common.random_streams import generator
@@ -16,13 +17,18 @@ from simulations.scenario import AnnotatorSettings
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """Paints the asked slice from the full reference label, as exactly as the settings say."""
+    """Paints the asked slice from the full reference label, as exactly as the settings say.
+
+    In the cases that `painted` names it looks for these classes only.
+    """
 
     plan: FederationPlan
     settings: AnnotatorSettings
+    painted: Mapping[str, Set[str]] = field(default_factory=dict)
 
     def paint(self, store: Store, ref: SliceRef, looked_for: tuple[int, ...]) -> SliceAnnotation:
         """The slice as this annotator sees it; classes not looked for are not painted."""
+        looked_for = self._among(looked_for, find_scan(store, ref.scan_id).case)
         truth = np.asarray(read_reference(store, ref.scan_id, self.plan))[ref.selection]
         mask = np.where(np.isin(truth, looked_for), truth, 0).astype(np.uint8)
         if self.settings.kind == "jittered":
@@ -31,6 +37,12 @@ class SimulatedAnnotator:
         return SliceAnnotation(
             ref, mask, looked_for, self.settings.kind, self.settings.seconds_per_slice
         )
+
+    def _among(self, indexes: tuple[int, ...], case: str) -> tuple[int, ...]:
+        if case not in self.painted:
+            return indexes
+        names = {label.index: label.name for label in self.plan.labels}
+        return tuple(index for index in indexes if names[index] in self.painted[case])
 
 
 def jitter_boundaries(

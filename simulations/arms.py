@@ -113,6 +113,17 @@ def _joint(scenario: Scenario) -> Scenario:
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint")
 
 
+def _joint_same_labels(scenario: Scenario) -> Scenario:
+    """As `_joint`, but each scan has the classes painted that it has in the stream."""
+    classes_of = {task.name: task.classes for task in scenario.plan.tasks}
+    if len({frozenset(classes) for classes in classes_of.values()}) == 1:
+        return scenario
+    values = _joint(scenario).model_dump()
+    for deal, streamed in zip(values["deals"], scenario.deals, strict=True):
+        deal["classes"] = streamed.classes or classes_of[streamed.task]
+    return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint, same labels")
+
+
 def _retained(old_classes: str, replay: dict[str, Any], **kept: float) -> Changed:
     """Nothing but `kept` retains: no replay, by these settings, and no other help for old tasks."""
     nothing = {"replay_distillation": 0.0, "current_distillation": 0.0, "elastic_weight": 0.0}
@@ -165,6 +176,11 @@ ARMS = (
     ),
     Arm("centralised", "one hospital with all scans, steps and memory of all", _centralised),
     Arm("joint", "all tasks in one stage, all classes painted, as many rounds", _joint),
+    Arm(
+        "joint-same-labels",
+        "all tasks in one stage, each scan painted for its own task only",
+        _joint_same_labels,
+    ),
     Arm(
         "full-labels",
         "every slice of every scan painted",

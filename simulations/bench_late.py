@@ -173,7 +173,7 @@ def run_one(scenario: Scenario, dataset: Dataset, out: Path, progress: Progress)
     folder.keep_plan(plan)
     dealt = deal_cases(scenario, dataset)
     stores = fill_sites(scenario, dataset, dealt, folder.path / "sites", progress)
-    annotator = SimulatedAnnotator(plan, scenario.annotator)
+    annotator = SimulatedAnnotator(plan, scenario.annotator, dealt.painted)
     paths = {name: store.folder for name, store in stores.items()}
     federation = SimulatedFederation(plan, folder, paths, scenario.faults, annotator)
     state = run_engine("in-process", federation, show_rounds(progress, plan, out.name))

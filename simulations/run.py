@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.store.ingest import check_channels
@@ -46,10 +46,14 @@ SCENARIO_FILE = "scenario.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """The hospitals of a scenario with their scans ingested and painted, and the test scans."""
+    """The hospitals of a scenario with their scans ingested and painted, and the test scans.
+
+    `painted` as in `Dealt`.
+    """
 
     stores: dict[str, Store]
     test: ScansToTestOn
+    painted: Mapping[str, Set[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def run_scenario(
     prepared_s = time.perf_counter() - started
 
     stores = {name: store.folder for name, store in prepared.stores.items()}
-    annotator = SimulatedAnnotator(scenario.plan, scenario.annotator)
+    annotator = SimulatedAnnotator(scenario.plan, scenario.annotator, prepared.painted)
     federation = SimulatedFederation(scenario.plan, folder, stores, scenario.faults, annotator)
     state = run_engine(engine, federation, show_rounds(progress, scenario.plan, "rounds"))
 
@@ -122,7 +126,8 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, progress: Progress
     check_channels(dataset, scenario.plan)
     dealt: Dealt = deal_cases(scenario, dataset)
     stores = fill_sites(scenario, dataset, dealt, out / "sites", progress)
-    return Prepared(stores, gather_test_scans(scenario, dataset, dealt, out, progress))
+    test = gather_test_scans(scenario, dataset, dealt, out, progress)
+    return Prepared(stores, test, dealt.painted)
 
 
 def find_data(scenario: Scenario, data: Path | None, out: Path) -> Dataset:
@@ -184,7 +189,7 @@ def run_alone(
     changed |= {"tasks": tasks, "strategy": strategy, "privacy": Privacy()}  # from nobody
     plan = scenario.plan.model_copy(update=changed)
     folder = RunFolder(out / "local_only" / site)
-    annotator = SimulatedAnnotator(plan, scenario.annotator)
+    annotator = SimulatedAnnotator(plan, scenario.annotator, prepared.painted)
     federation = SimulatedFederation(plan, folder, {site: store.folder}, annotator=annotator)
     state = run_engine("in-process", federation, show_rounds(progress, plan, site))
     return Alone(scenario.model_copy(update={"plan": plan}), folder, state)

@@ -40,7 +40,8 @@ class Deal(Settings):
     `part` = [k, n] takes the k-th of n equal parts of them, so that stages get disjoint scans. Each
     site gets `scans` of them at most (patients, where they are kept together), and nobody the rest.
     A task may have several deals, whose scans it gets together. A site that only later tasks are
-    dealt to has nothing to train on until then: it joins late.
+    dealt to has nothing to train on until then: it joins late. Of the task's `classes` only those
+    that are named are painted in these scans, nothing is known of the others; none named: all.
     """
 
     task: Name
@@ -48,6 +49,7 @@ class Deal(Settings):
     part: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 1)
     scans: int | None = Field(default=None, ge=1)
     sites: tuple[Name, ...] = ()
+    classes: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "Deal":
@@ -107,6 +109,14 @@ class Scenario(Settings):
         dealt = [deal.task for deal in self.deals]
         if set(dealt) != set(tasks):
             raise ValueError(f"deals are for tasks {dealt}; the plan has {tasks}")
+        classes_of = {task.name: task.classes for task in self.plan.tasks}
+        for deal in self.deals:
+            others = sorted({*deal.classes} - {*classes_of[deal.task]})
+            if others:
+                raise ValueError(
+                    f"a deal of task {deal.task!r} names classes {others}, the task has "
+                    f"{list(classes_of[deal.task])}"
+                )
         if self.phantoms is not None and len(dealt) != len(tasks):
             raise ValueError(f"phantoms are drawn deal by deal, one for each task; got {dealt}")
         if len(set(self.sites)) != len(self.sites):

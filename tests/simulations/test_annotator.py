@@ -44,6 +44,17 @@ def test_classes_not_looked_for_are_not_painted(store: Store) -> None:
     assert {value for mask in masks for value in np.unique(mask).tolist()} == {0, 2}
 
 
+def test_in_a_case_of_few_classes_the_others_stay_unknown(store: Store) -> None:
+    one, *others = list_scans(store)
+    annotator = SimulatedAnnotator(SCENARIO.plan, SCENARIO.annotator, {one.case: {"body"}})
+    (before,) = latest_annotations(store, one.scan_id)
+    painted = annotator.paint(store, before.ref, (1, 2))
+    assert painted.looked_for == (2,)
+    np.testing.assert_array_equal(painted.mask, np.where(before.mask == 2, 2, 0))
+    (elsewhere,) = latest_annotations(store, others[0].scan_id)
+    assert annotator.paint(store, elsewhere.ref, (1, 2)).looked_for == (1, 2)
+
+
 def test_a_second_annotator_draws_other_boundaries(store: Store) -> None:
     settings = AnnotatorSettings(kind="jittered", jitter_voxels=1.5)
     hand = SimulatedAnnotator(SCENARIO.plan, settings)

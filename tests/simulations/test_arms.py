@@ -20,6 +20,7 @@ from simulations.compare import (
     reasons_against,
     shortened,
 )
+from simulations.compare_run import Order
 from simulations.scenario import Scenario, read_scenario, scenario_names
 from simulations.sites import deal_cases
 
@@ -172,6 +173,25 @@ def test_joint_training_has_every_hospitals_scans_in_one_stage(name: str, tmp_pa
         streamed = [one for sites in dealt.training.values() for one in sites.get(site, [])]
         assert together.training["joint"].get(site, []) == sorted(streamed)
     assert sorted(together.test["joint"]) == sorted({c for cs in dealt.test.values() for c in cs})
+
+
+@pytest.mark.parametrize("order", ["given", "reversed"])
+def test_joint_training_can_have_the_labels_of_the_stream(order: Order, tmp_path: Path) -> None:
+    scenario, dataset = in_order(drawn("cardiac_classes"), order), hearts(tmp_path)
+    joint = arm_named("joint-same-labels", scenario)
+    assert joint.plan == arm_named("joint", scenario).plan
+    streamed = deal_cases(scenario, dataset)
+    own = {"lv": {"LV"}, "myo": {"MYO"}, "rv": {"RV"}}
+    expected = {
+        name: own[task]
+        for task, per_site in streamed.training.items()
+        for names in per_site.values()
+        for name in names
+    }
+    assert deal_cases(joint, dataset).painted == expected
+    assert len({frozenset(classes) for classes in expected.values()}) == 3
+    # Where every task paints the same, it is joint training.
+    assert arm_named("joint-same-labels", drawn("cardiac_vendors")) == drawn("cardiac_vendors")
 
 
 def test_tasks_of_different_looks_cannot_be_joint() -> None:

@@ -6,6 +6,7 @@ from small_scenario import small_scenario
 
 from client.store.layouts import Case, Dataset
 from common.errors import SettingsError
+from common.settings_file import parse_settings
 from simulations.scenario import Deal, Scenario, Split
 from simulations.sites import deal_cases
 
@@ -52,6 +53,25 @@ def test_subjects_stay_together_and_nobody_trains_on_test_scans(
     assert not set(dealt.test["scanner-1"]) & {
         name for sites in dealt.training.values() for names in sites.values() for name in names
     }
+
+
+def test_a_deal_may_have_few_of_its_tasks_classes_painted(
+    tmp_path: Path, scenario: Callable[..., Scenario]
+) -> None:
+    dataset = make_dataset(tmp_path, rows(40))
+    deals = (
+        Deal(task="scanner-1", part=(1, 2), classes=("head",)),
+        Deal(task="scanner-1", part=(2, 2), classes=("body",)),
+        Deal(task="scanner-2", part=(2, 2)),
+    )
+    dealt = deal_cases(scenario(deals=deals), dataset)
+    painted = [sorted(dealt.painted[name]) for name in sorted(dealt.painted)]
+    # The second half has both: it is in a deal of another task, which names no classes.
+    assert (painted.count(["head"]), painted.count(["body", "head"])) == (16, 16)
+    values = small_scenario().model_dump()
+    values["deals"][0]["classes"] = ("head", "tail")
+    with pytest.raises(SettingsError, match=r"names classes \['tail'\], the task has \['head', 'b"):
+        parse_settings(Scenario, values, "tails")
 
 
 def test_sites_get_equal_shares(tmp_path: Path, scenario: Callable[..., Scenario]) -> None:
