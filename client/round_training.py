@@ -12,7 +12,7 @@ from client.few_labels.prototypes import contrast_term
 from client.few_labels.pseudo_labels import add_unannotated, second_stage
 from client.few_labels.synthesis import synthesise
 from client.learning.batches import Batch, draw_batches
-from client.learning.draw_ahead import draw_ahead_if_idle
+from client.learning.draw_ahead import draw_ahead, leaves_cores_idle
 from client.learning.examples import Example
 from client.learning.leave_out import leave_out
 from client.learning.round_clock import NO_LIMIT, RoundClock
@@ -130,13 +130,16 @@ def train_models(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         terms=terms,
         on_features=contrast_term(learners.embedding, plan.few_labels.prototypes, contrast_rng),
     )
+    # With it ends the thread that draws ahead, if time was over before the batches were.
+    del drawn
     if loss is None:
         clock.check()
     stopped_early = own_clock.is_over
     here = StudentRound(store, request, material, load, own_networks, device, clock)
-    student_loss, own_networks = learn_student(
-        here, networks, draw_ahead_if_idle(batches(STUDENT, student_steps), device)
-    )
+    student_batches = batches(STUDENT, student_steps)
+    if leaves_cores_idle(device):
+        student_batches = draw_ahead(student_batches)
+    student_loss, own_networks = learn_student(here, networks, student_batches)
     return Trained(loss, student_loss, stopped_early or clock.is_over, own_networks)
 
 
@@ -164,8 +167,9 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
     drawn = add_unannotated(
         drawn, material.unannotated, cache(partial(load_scan, store)), plan, rng("unannotated")
     )
-    # What comes after depends on the weights, and has to wait for the step before.
-    drawn = draw_ahead_if_idle(drawn, device)
+    if leaves_cores_idle(device):
+        # What comes after depends on the weights, and has to wait for the step before.
+        drawn = draw_ahead(drawn)
     terms = [stay_near(segmenter, request.proximal_mu, device)]
     if learners.old is not None:
         drawn, held = retain(request, learners.old, drawn, remembered(), device)

@@ -19,12 +19,12 @@ from simulations.scenario import AnnotatorSettings
 class SimulatedAnnotator:
     """Paints the asked slice from the full reference label, as exactly as the settings say.
 
-    In the cases that `painted` names it looks for these classes only.
+    In the cases that `classes_painted` names it looks for these classes only.
     """
 
     plan: FederationPlan
     settings: AnnotatorSettings
-    painted: Mapping[str, Set[str]] = field(default_factory=dict)
+    classes_painted: Mapping[str, Set[str]] = field(default_factory=dict)
 
     def paint(self, store: Store, ref: SliceRef, looked_for: tuple[int, ...]) -> SliceAnnotation:
         """The slice as this annotator sees it; classes not looked for are not painted."""
@@ -39,10 +39,10 @@ class SimulatedAnnotator:
         )
 
     def _among(self, indexes: tuple[int, ...], case: str) -> tuple[int, ...]:
-        if case not in self.painted:
+        if case not in self.classes_painted:
             return indexes
         names = {label.index: label.name for label in self.plan.labels}
-        return tuple(index for index in indexes if names[index] in self.painted[case])
+        return tuple(index for index in indexes if names[index] in self.classes_painted[case])
 
 
 def jitter_boundaries(

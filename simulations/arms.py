@@ -109,18 +109,18 @@ def _joint(scenario: Scenario) -> Scenario:
         "rounds": sum(task.rounds for task in tasks),
     }
     values["plan"]["tasks"] = [{**values["plan"]["tasks"][0], **together}]
-    values["deals"] = [{**deal, "task": JOINT} for deal in values["deals"]]
+    values["deals"] = [{**deal, "task": JOINT, "classes": ()} for deal in values["deals"]]
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint")
 
 
 def _joint_same_labels(scenario: Scenario) -> Scenario:
     """As `_joint`, but each scan has the classes painted that it has in the stream."""
     classes_of = {task.name: task.classes for task in scenario.plan.tasks}
-    if len({frozenset(classes) for classes in classes_of.values()}) == 1:
-        return scenario
     values = _joint(scenario).model_dump()
+    everything = {label.name for label in scenario.plan.labels}
     for deal, streamed in zip(values["deals"], scenario.deals, strict=True):
-        deal["classes"] = streamed.classes or classes_of[streamed.task]
+        own = streamed.classes or classes_of[streamed.task]
+        deal["classes"] = () if everything <= set(own) else own
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint, same labels")
 
 

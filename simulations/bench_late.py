@@ -92,9 +92,9 @@ def _print_newcomer(
     later = gather_test_scans(scenario, dataset, left_out(scenario, dataset), out, progress)
     own = Unseen([(store, held_back(store, scenario)), (later.store, later.scans)])
     num_steps = scenario.plan.num_rounds * scenario.plan.training.steps_per_round
-    alone = run_alone(
-        as_long_alone(scenario), newcomer, Prepared(dict(joined.stores), later), out, progress
-    )
+    painted = deal_cases(scenario, dataset).classes_painted
+    prepared = Prepared(dict(joined.stores), later, painted)
+    alone = run_alone(as_long_alone(scenario), newcomer, prepared, out, progress)
     assert alone is not None  # it has scans
     scans = list_scans(store)
     trained = len(scans) - len(held_back(store, scenario))
@@ -158,7 +158,7 @@ def left_out(scenario: Scenario, dataset: Dataset) -> Dealt:
         task: sorted(set(sites.get(newcomer, [])) - set(kept[task].get(newcomer, [])))
         for task, sites in all_of_it.items()
     }
-    return Dealt({}, rest)
+    return Dealt({}, rest, {})
 
 
 def held_back(store: Store, scenario: Scenario) -> list[CatalogScan]:
@@ -173,7 +173,7 @@ def run_one(scenario: Scenario, dataset: Dataset, out: Path, progress: Progress)
     folder.keep_plan(plan)
     dealt = deal_cases(scenario, dataset)
     stores = fill_sites(scenario, dataset, dealt, folder.path / "sites", progress)
-    annotator = SimulatedAnnotator(plan, scenario.annotator, dealt.painted)
+    annotator = SimulatedAnnotator(plan, scenario.annotator, dealt.classes_painted)
     paths = {name: store.folder for name, store in stores.items()}
     federation = SimulatedFederation(plan, folder, paths, scenario.faults, annotator)
     state = run_engine("in-process", federation, show_rounds(progress, plan, out.name))

@@ -92,11 +92,15 @@ def _run_on_ray(server_app: object, client_app: object, num_nodes: int) -> None:
     from flwr.simulation import run_simulation  # noqa: PLC0415
 
     started = time.perf_counter()
-    gpus = share_of_gpus(torch.cuda.device_count(), num_nodes)
+    gpus = torch.cuda.device_count()
+    share = share_of_gpus(gpus, num_nodes)
     run_simulation(
         server_app=server_app,  # type: ignore[arg-type]
         client_app=client_app,  # type: ignore[arg-type]
         num_supernodes=num_nodes,
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": gpus}},
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": share},
+            "init_args": {"num_gpus": gpus},
+        },
     )
     logging.getLogger(__name__).info("Ray ended after %.1f s", time.perf_counter() - started)

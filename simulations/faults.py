@@ -71,7 +71,8 @@ class SwappedLabels:
         """The slice with the classes that were looked for in reverse."""
         painted = self.painter.paint(store, ref, looked_for)
         mask = painted.mask.copy()
-        for value, other in zip(looked_for, reversed(looked_for), strict=True):
+        classes = painted.looked_for
+        for value, other in zip(classes, reversed(classes), strict=True):
             mask[painted.mask == value] = other
         return replace(painted, mask=mask)
 

@@ -37,6 +37,7 @@ def run_in_parallel(
     ray.init(
         address="local",
         num_cpus=at_once,
+        num_gpus=torch.cuda.device_count(),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.store.ingest import check_channels
@@ -48,12 +48,12 @@ SCENARIO_FILE = "scenario.json"
 class Prepared:
     """The hospitals of a scenario with their scans ingested and painted, and the test scans.
 
-    `painted` as in `Dealt`.
+    `classes_painted` as in `Dealt`.
     """
 
     stores: dict[str, Store]
     test: ScansToTestOn
-    painted: Mapping[str, Set[str]] = field(default_factory=dict)
+    classes_painted: Mapping[str, Set[str]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def run_scenario(
     prepared_s = time.perf_counter() - started
 
     stores = {name: store.folder for name, store in prepared.stores.items()}
-    annotator = SimulatedAnnotator(scenario.plan, scenario.annotator, prepared.painted)
+    annotator = SimulatedAnnotator(scenario.plan, scenario.annotator, prepared.classes_painted)
     federation = SimulatedFederation(scenario.plan, folder, stores, scenario.faults, annotator)
     state = run_engine(engine, federation, show_rounds(progress, scenario.plan, "rounds"))
 
@@ -127,7 +127,7 @@ def prepare(scenario: Scenario, data: Path | None, out: Path, progress: Progress
     dealt: Dealt = deal_cases(scenario, dataset)
     stores = fill_sites(scenario, dataset, dealt, out / "sites", progress)
     test = gather_test_scans(scenario, dataset, dealt, out, progress)
-    return Prepared(stores, test, dealt.painted)
+    return Prepared(stores, test, dealt.classes_painted)
 
 
 def find_data(scenario: Scenario, data: Path | None, out: Path) -> Dataset:
@@ -189,7 +189,7 @@ def run_alone(
     changed |= {"tasks": tasks, "strategy": strategy, "privacy": Privacy()}  # from nobody
     plan = scenario.plan.model_copy(update=changed)
     folder = RunFolder(out / "local_only" / site)
-    annotator = SimulatedAnnotator(plan, scenario.annotator, prepared.painted)
+    annotator = SimulatedAnnotator(plan, scenario.annotator, prepared.classes_painted)
     federation = SimulatedFederation(plan, folder, {site: store.folder}, annotator=annotator)
     state = run_engine("in-process", federation, show_rounds(progress, plan, site))
     return Alone(scenario.model_copy(update={"plan": plan}), folder, state)

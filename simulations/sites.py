@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.annotation.annotator import paint_asked_slices
@@ -25,12 +25,12 @@ Columns = dict[str, dict[str, str]]
 class Dealt:
     """Case names by task: what each site trains on, and what nobody trains on.
 
-    `painted` names the classes that are painted in each case that anybody trains on.
+    `classes_painted` names those that are painted in each case that anybody trains on.
     """
 
     training: dict[str, dict[str, list[str]]]
     test: dict[str, list[str]]
-    painted: dict[str, set[str]] = field(default_factory=dict)
+    classes_painted: dict[str, set[str]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
     columns = read_columns(dataset)
     names = [case.name for case in dataset.cases]
     test = set(_test_cases(scenario, names, columns))
-    dealt = Dealt({}, {})
+    dealt = Dealt({}, {}, {})
     classes_of = {task.name: task.classes for task in scenario.plan.tasks}
     for deal in scenario.deals:
         matching = [name for name in names if _matches(name, deal, columns)]
@@ -94,7 +94,7 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
             names_of_site = {name for patient in patients for name in patient}
             per_site[site] = sorted({*per_site.get(site, []), *names_of_site})
             for name in names_of_site:
-                dealt.painted[name] = {*dealt.painted.get(name, ()), *classes}
+                dealt.classes_painted[name] = {*dealt.classes_painted.get(name, ()), *classes}
     return dealt
 
 
@@ -128,7 +128,7 @@ def fill_sites(
             names = dealt.training[task.name].get(site, [])
             _ingest_missing(store, dataset, names, task, on_case)
         check_label_dictionary(store, scenario.plan)
-        painter = SimulatedAnnotator(scenario.plan, scenario.annotator, dealt.painted)
+        painter = SimulatedAnnotator(scenario.plan, scenario.annotator, dealt.classes_painted)
         annotator = annotator_of(site, scenario.faults, painter)
         for task in painted_beforehand(scenario.plan):
             paint_asked_slices(store, scenario.plan, task, annotator)

@@ -99,7 +99,7 @@ def _doubt_of(
 
 
 def painted_so_far(store: Store, plan: FederationPlan, task: Task) -> list[Painted]:
-    """The slices along the task's axis on which its classes were looked for, of any task.
+    """The slices along the task's axis on which any of its classes was looked for, of any task.
 
     None unless the plan's choice looks at them.
     """
@@ -116,7 +116,7 @@ def painted_so_far(store: Store, plan: FederationPlan, task: Task) -> list[Paint
     return [
         Painted((row["slice"] + 0.5) / row["depth"], bool(classes & indexes(row["present"])))
         for row in rows
-        if classes <= indexes(row["looked_for"])
+        if classes & indexes(row["looked_for"])
     ]
 
 

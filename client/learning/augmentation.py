@@ -89,11 +89,13 @@ def apply_change(
         [
             *([tio.Blur(std=(change.blur_voxels,) * 3)] if change.blur_voxels else []),
             tio.Gamma(gamma=change.gamma),
-            tio.Noise(mean=0, std=change.noise, seed=change.noise_seed),
         ]
     )
     coloured: Tensor = recolour(moved[: len(image)])
-    return coloured * change.gain, moved[len(image) :]
+    # TorchIO would seed the generator of the whole process, which other threads draw from.
+    drawn = torch.Generator().manual_seed(change.noise_seed)
+    noise = change.noise * torch.randn(coloured.shape, generator=drawn)
+    return (coloured + noise) * change.gain, moved[len(image) :]
 
 
 def _move(region: Float[Tensor, "m i j k"], change: Change, size: Size) -> Float[Tensor, "m a b d"]:

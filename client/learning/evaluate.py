@@ -24,9 +24,10 @@ def score_painted_slices(
     """The Dice of each of the task's classes, pooled over all painted slices together.
 
     Pooled, because slices lie anywhere along an organ: a mean over slices would count its tip, a
-    few pixels, as much as its middle. A class that is painted on none of them is left out: a stray
-    voxel of it would be a Dice of 0, and weigh as much as all that was painted. `missed` counts
-    the structures on single slices that were painted and not found at all.
+    few pixels, as much as its middle. A slice says nothing of classes that nobody looked for on it.
+    A class that is painted on none of them is left out: a stray voxel of it would be a Dice of 0,
+    and weigh as much as all that was painted. `missed` counts the structures on single slices that
+    were painted and not found at all.
     """
     classes = plan.class_indexes(task)
     overlap = np.zeros(len(classes), dtype=int)
@@ -36,6 +37,8 @@ def score_painted_slices(
         scan = load(annotation.ref.scan_id)
         predicted = predict_slice(network, scan, annotation.ref, plan.training, device=device)
         for place, index in enumerate(classes):
+            if index not in annotation.looked_for:
+                continue
             found, painted = predicted == index, annotation.mask == index
             overlap[place] += int((found & painted).sum())
             areas[:, place] += int(found.sum()), int(painted.sum())

@@ -72,11 +72,12 @@ def draw_centre(
     if rng.random() < 0.5:
         inside = trusted & (np.asarray(labels.soft[0]) < 0.5)
         trusted = inside if inside.any() else trusted
-    candidates = np.argwhere(trusted)
+    # Numbers of voxels, not their places: for all voxels of a large volume those take gigabytes.
+    candidates = np.flatnonzero(trusted)
     shape = labels.weight.shape
     if len(candidates) == 0:
         return tuple((n - 1) / 2 for n in shape)
-    voxel = candidates[rng.integers(len(candidates))]
+    voxel = np.unravel_index(candidates[rng.integers(len(candidates))], shape)
     covered = [s * z for s, z in zip(size, _zoom(example.scan, training_mm), strict=True)]
     return tuple(
         _centre_along(int(v), n, s, rng) for v, n, s in zip(voxel, shape, covered, strict=True)

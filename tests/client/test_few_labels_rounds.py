@@ -1,12 +1,12 @@
 """Rounds with contrast, pseudo-labels and synthesis: what travels, and what scans were used for."""
 
-import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hospital_rounds import ask, assert_same_arrays, ids_of
 
+from client import round_training
 from client.local_round import Hospital
 from client.round_material import find_labelled
 from client.store.uses import find_uses
@@ -76,16 +76,26 @@ def test_the_segmenter_learns_something_else_and_the_same_each_time(
     assert differ(results[0], results[1])
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"few_labels": {**CONTRAST, **PSEUDO_LABELS, **SYNTHESIS}},
+        {"distillation": {"pairs": 1.0, "hint": 1.0, "registration_steps": 2}},
+    ],
+)
 def test_a_round_is_the_same_with_batches_drawn_ahead(
     make_hospital: MakeHospital,
     make_plan: MakePlan,
     paint: Paint,
     monkeypatch: pytest.MonkeyPatch,
+    parts: dict[str, object],
 ) -> None:
-    plan = make_plan(few_labels={**CONTRAST, **PSEUDO_LABELS, **SYNTHESIS})
+    plan = make_plan(**parts)
     ends = []
-    for cores in (1, 2):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+    for are_ahead in (False, True):
+        monkeypatch.setattr(
+            round_training, "leaves_cores_idle", lambda _, are_ahead=are_ahead: are_ahead
+        )
         hospital, arrays = make_hospital(), first_state(plan).arrays
         paint(hospital, plan, "first", "second")
         for number in (1, 2, 3):

@@ -102,3 +102,17 @@ def test_who_swaps_labels_paints_every_class_as_the_other(tmp_path: Path) -> Non
             np.testing.assert_array_equal(other.mask, expected)
             seen |= set(np.unique(other.mask).tolist())
     assert seen == {0, 1, 2}
+
+
+def test_who_swaps_labels_swaps_those_that_are_painted(tmp_path: Path) -> None:
+    values = small_scenario().model_dump()
+    values["deals"][0]["classes"] = ("body",)
+    values["faults"] = [{"site": "hospital-a", "kind": "labels_swapped"}]
+    stores = prepare(Scenario.model_validate(values), None, tmp_path, no_progress).stores
+    first = values["deals"][0]["task"]
+    for store in stores.values():
+        painted = [
+            (scan.task == first, latest_annotations(store, scan.scan_id)[0].looked_for)
+            for scan in list_scans(store)
+        ]
+        assert set(painted) == {(True, (2,)), (False, (1, 2))}

@@ -65,7 +65,7 @@ def test_a_deal_may_have_few_of_its_tasks_classes_painted(
         Deal(task="scanner-2", part=(2, 2)),
     )
     dealt = deal_cases(scenario(deals=deals), dataset)
-    painted = [sorted(dealt.painted[name]) for name in sorted(dealt.painted)]
+    painted = [sorted(dealt.classes_painted[name]) for name in sorted(dealt.classes_painted)]
     # The second half has both: it is in a deal of another task, which names no classes.
     assert (painted.count(["head"]), painted.count(["body", "head"])) == (16, 16)
     values = small_scenario().model_dump()

@@ -186,6 +186,8 @@ def test_what_was_painted_is_told_with_its_position_and_whether_it_shows(
         Painted(15.5 / 16, False),
     }
     assert painted_so_far(store, plan, second) == [], "nobody looked for the lesion there"
+    both = first.model_copy(update={"classes": (*first.classes, *second.classes)})
+    assert painted_so_far(store, plan, both) == painted_so_far(store, plan, first)
     # A slice along another axis says nothing of positions along this one.
     across = replace(organ, ref=SliceRef(scans[2].scan_id, 0, 3), mask=shown[:, :16])
     save_annotation(store, across)

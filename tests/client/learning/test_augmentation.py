@@ -135,6 +135,16 @@ def test_noise_is_drawn_from_the_change_alone(make_change: MakeChange) -> None:
     assert (untouched == 0).all()
 
 
+def test_the_generator_of_the_whole_process_is_not_seeded(
+    make_change: MakeChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Between seeding it and putting it back another thread would draw what is not its own.
+    monkeypatch.setattr(torch, "manual_seed", lambda _: pytest.fail("it was seeded"))
+    monkeypatch.setattr(torch, "set_rng_state", lambda _: pytest.fail("it was put back"))
+    changed = make_change(noise=0.5, noise_seed=7, gamma=1.2, blur_voxels=0.5)
+    apply_change(torch.ones(1, 6, 6, 6), torch.zeros(1, 6, 6, 6), changed, (6, 6, 6))
+
+
 def test_inputs_are_left_as_they_were(make_change: MakeChange) -> None:
     image, labels = noise_like(1, 6, 6, 6), noise_like(1, 6, 6, 6)
     kept = image.clone(), labels.clone()

@@ -1,5 +1,7 @@
 """Predictions on the scan's own grid, and scores on painted slices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -155,3 +157,15 @@ def test_painted_slices_are_scored_by_hand() -> None:
         Threshold(), annotations[:1], lambda _: scan_of(shown), plan, plan.tasks[0], device=CPU
     )
     assert set(score.dice) == {"organ"}
+    # Where nobody looked for a class, what is found of it is neither right nor wrong.
+    elsewhere = replace(painted(5, missed), looked_for=(2,))
+    score = score_painted_slices(
+        Threshold(),
+        [annotations[0], elsewhere],
+        lambda _: scan_of(shown),
+        plan,
+        plan.tasks[0],
+        device=CPU,
+    )
+    assert score.dice["organ"] == pytest.approx(2 * 2 / (4 + 4))
+    assert (score.dice["lesion"], score.missed) == (0.0, 1)
