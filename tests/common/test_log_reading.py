@@ -41,7 +41,9 @@ def test_what_comes_later_is_followed_even_after_the_log_was_cut(tmp_path: Path)
     log = tmp_path / "one.log"
     log.write_text("before\n")
     program = (
-        "import sys; from pathlib import Path; from common.log_reading import *\n"
+        "import signal, sys; from pathlib import Path; from common.log_reading import *\n"
+        # Started in the background, tests and what they start would ignore Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "print_logs(find_logs(Path(sys.argv[1])), 'one', follow=True)"
     )
     with subprocess.Popen(
