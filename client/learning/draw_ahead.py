@@ -13,8 +13,8 @@ _END = object()
 def leaves_cores_idle(device: torch.device) -> bool:
     """Whether training there leaves the processor's cores to others.
 
-    Where it does not, drawing ahead costs: on two cores with two threads a round took 1.2 times as
-    long, with one thread 0.76 times.
+    Where it does not, drawing ahead costs: on two cores, with both in training, a round took 1.2
+    times as long; with one of them idle 0.76 times.
     """
     return device.type == "cuda"
 

@@ -3,7 +3,6 @@
 Every write of the real programs meets the end of a small disk.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import tomli_w
 import torch
 from running_programs import ONE_THREAD, fails, make, running, superlink, wait_for
+from small_disks import fill, mounted_disk
 
 from client.app import Answer, answer_of_worker
 from client.approvals import approve
@@ -44,34 +44,6 @@ from simulations.run import prepare
 
 FEDERATION = "loop"
 pytestmark = pytest.mark.timeout(300)
-
-
-@contextmanager
-def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
-    """A disk of its own; the test is skipped where none may be mounted."""
-    path.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "oneslice-test", str(path)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("this machine does not let the test mount a small disk")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def fill(disk: Path, but: int = 0) -> Path:
-    """Takes the disk's last byte, but for so many."""
-    filler = disk / "filler"
-    filler.unlink(missing_ok=True)
-    with filler.open("ab", buffering=0) as file:
-        for size in (2**16, 1):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                continue
-    os.truncate(filler, max(0, filler.stat().st_size - but))
-    return filler
 
 
 @contextmanager
@@ -120,7 +92,7 @@ def test_a_hospital_whose_disk_is_full_says_so_and_answers_in_full_with_room(fol
     scenario = tiny_scenario(1, 3, channels=4)
     plan = scenario.plan
     (made,) = prepare(scenario, None, folder / "prepared", no_progress).stores.values()
-    with small_disk(folder / "disk", 16) as disk, ExitStack() as stack:
+    with mounted_disk(folder / "disk", 16 * 1024) as disk, ExitStack() as stack:
         shutil.copytree(made.folder, disk / "store")
         store = open_store(disk / "store")
         process, ask = stack.enter_context(worker(store, plan, folder / "a.log"))
@@ -197,7 +169,7 @@ def test_a_coordinator_whose_disk_is_full_says_so_and_resumes_with_room(folder: 
         undisturbed = stack.enter_context(
             server(plan, folder / "other", folder / "other-sites", folder / "other.log")
         )
-        disk = stack.enter_context(small_disk(consortium.runs, 24))
+        disk = stack.enter_context(mounted_disk(consortium.runs, 24 * 1024))
         oneslice("coordinator", "start", str(plan_file), "--name", FEDERATION, *where)
         log = folder / "server.log"
         with server(plan, run.path, sites, log) as process:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scored_rounds import scored_state
+from small_disks import mounted_disk
 
 from common.errors import CheckpointError
 from common.plan import FederationPlan
@@ -195,17 +196,8 @@ def test_a_folder_that_may_not_be_made_is_our_error(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("this process may not mount a disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk", 256) as disk:
+        yield disk
 
 
 def test_a_full_disk_leaves_the_round_before(

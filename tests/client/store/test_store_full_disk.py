@@ -1,13 +1,12 @@
 """A disk that really is full: said in words, nothing lost, and work goes on when there is room."""
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_disks import fill, mounted_disk
 
 from client.store.annotations import latest_annotations, save_annotation
 from client.store.arrays import load_array, save_array
@@ -30,14 +29,8 @@ IDENTITY = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "oneslice-test", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("this machine does not let the test mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted_disk(tmp_path / "disk", 4 * 1024) as disk:
+        yield disk
 
 
 @pytest.fixture
@@ -47,20 +40,6 @@ def scans(tmp_path: Path, save_nifti: SaveNifti) -> Path:
         image = np.random.default_rng(number).normal(size=SHAPE).astype(np.float32)
         save_nifti(tmp_path / "data" / "images" / f"{number}.nii", image)
     return tmp_path / "data"
-
-
-def _fill(disk: Path) -> Path:
-    """Takes the disk's last byte."""
-    filler = disk / "filler"
-    with filler.open("ab", buffering=0) as file:
-        for size in (2**16, 1):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                continue
-    assert shutil.disk_usage(disk).free == 0
-    return filler
 
 
 def _unfinished(disk: Path) -> list[Path]:
@@ -86,7 +65,7 @@ def test_ingest_stops_with_a_word_and_goes_on_with_room(
 
 def test_a_full_disk_is_no_fault_of_the_scan(small_disk: Path, scans: Path, task: Task) -> None:
     store = create_store(small_disk / "store", "north")
-    filler = _fill(small_disk)
+    filler = fill(small_disk)
     dataset = find_cases(scans)
     with pytest.raises(StoreError, match="is full"):
         ingest_cases(store, dataset, dataset.cases[:1], task=task)
@@ -132,7 +111,7 @@ def test_no_write_harms_what_is_there(
     commit_round(store, HospitalState("fed", 1), "digest 1", b"first")
     write_audit(store, "made", {})
     before = list_scans(store)
-    filler = _fill(small_disk)
+    filler = fill(small_disk)
     with pytest.raises(StoreError, match="is full"):
         act(store, small_disk)
     assert _unfinished(small_disk) == []
@@ -146,7 +125,7 @@ def test_no_write_harms_what_is_there(
 
 
 def test_a_store_is_not_made_on_a_full_disk(small_disk: Path) -> None:
-    filler = _fill(small_disk)
+    filler = fill(small_disk)
     with pytest.raises(StoreError, match=r"full|cannot be made"):
         create_store(small_disk / "store", "north")
     filler.unlink()
