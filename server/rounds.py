@@ -11,27 +11,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from common.clipping import update_norm
-from common.errors import BadReplyError, CheckpointError, QuorumError
-from common.messages import arrays_to_record, content_to_update, request_to_content
+from common.errors import CheckpointError, QuorumError
+from common.messages import arrays_to_record, request_to_content
 from common.plan import FederationPlan
 from common.printable import printable
 from common.updates import (
     CORRESPONDENCE,
     Action,
     Arrays,
-    LocalUpdate,
     Note,
     RoundRequest,
     trained_in,
 )
-from common.wire import bytes_by_network, from_wire
+from common.wire import bytes_by_network
+from server.answers import Answers, drop, sort_out
 from server.asking import (
     GREETING_S,
     ask,
@@ -41,24 +40,20 @@ from server.asking import (
     who_stays_out,
 )
 from server.checkpoints import load_state, save_state
+from server.patience import with_patience
 from server.private_mean import spent_epsilon
 from server.progress import OnProgress, Step, unheard
-from server.round_state import Dropped, RoundRecord, RoundState
+from server.round_state import RoundRecord, RoundState
 from server.strategy import (
     average,
     build_strategy,
-    check_update,
     restore_strategy,
     strategy_arrays,
 )
 
-Answers = dict[str, tuple[Message, LocalUpdate]]
 OnRound = Callable[[RoundState], None]
 OnGreeting = Callable[[Note], None]
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-# Between two tries of a round that had no quorum.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
 PROXIMAL_MU = "proximal-mu"  # as Flower's FedProx calls it
 DOING: dict[Action, str] = {"train": "hospitals train", "score": "hospitals score the models"}
 
@@ -114,15 +109,13 @@ def run_federation(
     strategy = build_strategy(plan.strategy)
     restore_strategy(strategy, state.strategy_arrays)
     federation = Federation(grid, plan, strategy, on_progress, on_greeting)
+    patience = partial(with_patience, plan.limits.patience_s)
     hospitals: dict[int, str] = {}
     if state.round < plan.num_rounds:
-        hospitals = with_patience(federation, state.round, lambda: _wait(federation, state.round))
+        hospitals = patience(state.round, on_progress, partial(_wait, federation, state.round))
     while state.round < plan.num_rounds:
-        hospitals, state = with_patience(
-            federation,
-            state.round + 1,
-            partial(_greet_and_run_round, federation, state, hospitals),
-        )
+        attempt = partial(_greet_and_run_round, federation, state, hospitals)
+        hospitals, state = patience(state.round + 1, on_progress, attempt)
         save_state(checkpoints, state, plan)
         on_round(state)
     state = replace(state, closing=_closing_scores(federation, state, hospitals))
@@ -130,28 +123,6 @@ def run_federation(
     on_round(state)
     on_progress(Step("finished", state.round))
     return state
-
-
-def with_patience(federation: Federation, number: int, attempt: Callable[[], T]) -> T:
-    """What `attempt` returns, tried again while the plan's patience with a lost quorum lasts.
-
-    Raises:
-        QuorumError: the last try's, once the patience is over.
-    """
-    pause_s = FIRST_PAUSE_S
-    until: float | None = None
-    while True:
-        try:
-            return attempt()
-        except QuorumError as error:
-            until = until or time.monotonic() + federation.plan.limits.patience_s
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                raise
-            log.warning("tried again in %.0f s: %s", min(pause_s, left_s), error)
-            federation.on_progress(Step("waiting", number, error.missing, f"tries again: {error}"))
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _wait(federation: Federation, number: int) -> dict[int, str]:
@@ -192,7 +163,7 @@ def _closing_scores(
     federation: Federation, state: RoundState, hospitals: dict[int, str]
 ) -> RoundRecord:
     """How the final models score, by a quorum; by those that are there once patience is over."""
-    found: list[RoundRecord] = []
+    limits, found = federation.plan.limits, list[RoundRecord]()
 
     def attempt() -> RoundRecord:
         known = hospitals or _wait(federation, state.round)
@@ -203,7 +174,7 @@ def _closing_scores(
         return record
 
     try:
-        return with_patience(federation, state.round, attempt)
+        return with_patience(limits.patience_s, state.round, federation.on_progress, attempt)
     except QuorumError as error:
         log.warning("finishes with the scores that there are: %s", error)
     best = max(found, key=lambda record: len(record.notes), default=None)
@@ -298,9 +269,9 @@ def _ask_round(
     started = time.perf_counter()
     replies = ask(federation.grid, asked, plan.limits.deadline_s, tell)
     waited_s = time.perf_counter() - started
-    answers, bytes_up, dropped = _sort_out(hospitals, replies, trained, request)
+    answers, bytes_up, dropped = sort_out(hospitals, replies, trained, request)
     dropped += [
-        _drop(name, "offline", "was not online when the round began")
+        drop(name, "offline", "was not online when the round began")
         for name in state.hospitals - set(hospitals.values())
     ]
     record = RoundRecord(
@@ -339,46 +310,6 @@ def _make_messages(
     for message in messages:
         message.content = content
     return messages
-
-
-def _sort_out(
-    hospitals: dict[int, str], replies: dict[int, Message], expected: Arrays, request: RoundRequest
-) -> tuple[Answers, dict[str, dict[str, int]], list[Dropped]]:
-    """The answers that count, by hospital, their bytes as they came, and who has none that counts.
-
-    Answers have whole models; bytes are those of their tensors, by hospital and network.
-    """
-    answers: Answers = {}
-    bytes_up: dict[str, dict[str, int]] = {}
-    dropped = []
-    clips = request.plan.privacy.clipping_norm is not None
-    for node, hospital in hospitals.items():
-        reply = replies.get(node)
-        if reply is None:
-            dropped.append(_drop(hospital, "silent", "no answer within the deadline"))
-        elif reply.has_error():
-            dropped.append(_drop(hospital, "failed", f"Flower error {reply.error.code}"))
-        else:
-            try:
-                update = content_to_update(reply.content)
-                reply.content = RecordDict()  # a second copy of the model
-                # Who failed before it could read the request does not know its round, so this
-                # comes before the checks: they would hide the reason.
-                if update.note.outcome == "failed":
-                    dropped.append(_drop(hospital, "failed", update.note.reason))
-                    continue
-                num_bytes = bytes_by_network(update.arrays)
-                models = from_wire(update.arrays, expected, request.plan.wire)
-                update = replace(update, arrays=models)
-                check_update(update, hospital, expected, request.round, must_move=clips)
-                answers[hospital], bytes_up[hospital] = (reply, update), num_bytes
-            except BadReplyError as error:
-                dropped.append(_drop(hospital, "bad_reply", str(error)))
-    return answers, bytes_up, dropped
-
-
-def _drop(hospital: str, kind: str, reason: str) -> Dropped:
-    return Dropped.model_validate({"hospital": hospital, "kind": kind, "reason": reason})
 
 
 def _require_quorum(

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from same_states import same_arrays
 from small_correspondence import SMALL_CORRESPONDENCE
 
 from client.annotation.annotator import Annotator, paint_asked_slices
@@ -60,11 +61,6 @@ def _ask(hospital: Hospital, plan: FederationPlan, number: int, arrays: Arrays) 
     return decode_update(answer(hospital, _request(plan, number, arrays)))
 
 
-def _same(one: Arrays, other: Arrays) -> bool:
-    assert set(one) == set(other)
-    return all(one[name].tobytes() == other[name].tobytes() for name in one)
-
-
 def test_a_hospital_learns_from_all_its_scans_and_sends_one_network(
     make_hospital: MakeHospital, make_learning: MakePlan
 ) -> None:
@@ -82,7 +78,7 @@ def test_a_hospital_learns_from_all_its_scans_and_sends_one_network(
     assert note.loss > 0
     assert set(note.seconds) == {"train"}
     assert update.arrays.keys() == sent.keys()
-    assert not _same(update.arrays, sent)
+    assert not same_arrays(update.arrays, sent)
     (row,) = [row for row in read_audit(hospital.store) if row.event == "sending"]
     assert set(json.loads(row.details)["tensors"]) == set(sent)
 
@@ -94,7 +90,7 @@ def test_other_tensors_that_come_along_stay_here(
     arrays = first_state(plan).arrays
     whole = _ask(make_hospital("one"), plan, 1, arrays)
     alone = _ask(make_hospital("other"), plan, 1, trained_in(plan, 1, arrays))
-    assert _same(whole.arrays, alone.arrays)
+    assert same_arrays(whole.arrays, alone.arrays)
 
 
 def test_a_model_that_was_not_asked_for_may_not_leave(
@@ -130,7 +126,7 @@ def test_a_hospital_killed_before_the_commit_answers_as_if_nothing_had_happened(
         request = RoundRequest(action="train", plan=plan, round=number)
         learn_round(killed.store, request, arrays, torch.device("cpu"))  # and the power goes off
         wanted, found = (_ask(one, plan, number, arrays) for one in (steady, killed))
-        assert _same(wanted.arrays, found.arrays)
+        assert same_arrays(wanted.arrays, found.arrays)
         assert load_state(steady.store, plan.federation, number) == load_state(
             killed.store, plan.federation, number
         )
@@ -143,7 +139,7 @@ def test_two_rounds_learn_different_things(
     hospital, plan = make_hospital(), make_learning()
     arrays = trained_in(plan, 1, first_state(plan).arrays)
     one, two = (_ask(hospital, plan, number, arrays) for number in (1, 2))
-    assert not _same(one.arrays, two.arrays)
+    assert not same_arrays(one.arrays, two.arrays)
 
 
 def test_a_scan_too_short_for_a_chain_is_left_out_and_counted(

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tomli_w
 import torch
 from running_programs import ONE_THREAD, fails, make, running, superlink, wait_for
+from same_states import same_arrays
 from small_disks import fill, mounted_disk
 
 from client.app import Answer, answer_of_worker
@@ -66,12 +66,6 @@ def train(plan: FederationPlan, number: int, arrays: Arrays) -> bytes:
     return encode_request(RoundRequest(action="train", plan=plan, round=number), arrays)
 
 
-def same(one: Arrays, other: Arrays) -> bool:
-    return one.keys() == other.keys() and all(
-        np.array_equal(one[name], other[name]) for name in one
-    )
-
-
 def carried(store: Store, plan: FederationPlan) -> tuple[int, HospitalState]:
     """The newest round, and what is carried to the next one; the log must hold."""
     verify_audit(store)
@@ -113,8 +107,8 @@ def test_a_hospital_whose_disk_is_full_says_so_and_answers_in_full_with_room(fol
                 refused += 1
             assert refused > 0
             filler.unlink()
-            assert same(reply.arrays, wanted.arrays)
-            assert same(decode_update(ask(request)).arrays, wanted.arrays)
+            assert same_arrays(reply.arrays, wanted.arrays)
+            assert same_arrays(decode_update(ask(request)).arrays, wanted.arrays)
             arrays = {**arrays, **reply.arrays}
         assert carried(store, plan) == carried(made, plan)
 
@@ -199,7 +193,7 @@ def ended_alike(plan: FederationPlan, run: RunFolder, undisturbed: RunFolder) ->
     assert wanted is not None
     assert [one.round for one in reached.history] == [1, 2, 3]
     assert reached.closing is not None
-    assert same(reached.arrays, wanted.arrays)
+    assert same_arrays(reached.arrays, wanted.arrays)
 
 
 def waits_for_room(consortium: Consortium) -> None:

@@ -8,10 +8,17 @@ import pytest
 
 from common.plan import FederationPlan
 from common.updates import Note, TaskScore
+from server import asking
 from server.round_state import Dropped, RoundRecord, RoundState
 
 MakePlan = Callable[..., FederationPlan]
 MakeState = Callable[..., RoundState]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are looked for a hundred times a second at least."""
+    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture

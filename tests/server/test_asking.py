@@ -11,17 +11,11 @@ from common.errors import QuorumError
 from common.messages import content_to_update, request_to_content
 from common.plan import FederationPlan
 from common.updates import RoundRequest
-from server import asking
 from server.asking import ask, greet, wait_for_hospitals
 from simulations.local_grid import LocalGrid
 
 MakePlan = Callable[..., FederationPlan]
 NAMES = {1: "north", 2: "south", 3: "west"}
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 def _hello(plan: FederationPlan, *nodes: int) -> list[Message]:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tomli_w
 from fake_hospitals import SCANS, FakeHospitals
+from same_states import same_arrays
 from typer.testing import CliRunner
 
 from common.errors import CheckpointError, SettingsError
 from common.networks.grow import grow_arrays
 from common.plan import FederationPlan
-from common.updates import Arrays, decode_request, decode_update, encode_request, encode_update
-from server import asking
+from common.updates import decode_request, decode_update, encode_request, encode_update
 from server.checkpoints import load_state, read_state, save_state
 from server.cli import app
 from server.plan_growth import begin_from_earlier, find_earlier
@@ -27,11 +27,6 @@ Grow = Callable[..., FederationPlan]
 NAMES = {1: "west", 2: "north", 3: "south", 4: "east"}
 LIMITS = {"hospitals": 4, "quorum": 2, "deadline_s": 0.1, "join_deadline_s": 0.1}
 LABELS = [{"name": "organ", "index": 1}, {"name": "lesion", "index": 2}]
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -77,12 +72,6 @@ def _go_on(plan: FederationPlan, folder: RunFolder) -> RoundState:
     return _run(plan, folder)
 
 
-def _same(left: Arrays, right: Arrays) -> bool:
-    return left.keys() == right.keys() and all(
-        left[name].tobytes() == right[name].tobytes() for name in left
-    )
-
-
 def test_it_begins_where_the_earlier_one_ended(
     plan: FederationPlan, grow: Grow, earlier: RunFolder, tmp_path: Path
 ) -> None:
@@ -95,7 +84,7 @@ def test_it_begins_where_the_earlier_one_ended(
     assert (state.round, state.history) == (3, before.history)
     assert state.closing is None
     assert state.strategy_arrays == {}
-    assert _same(state.arrays, grow_arrays(before.arrays, first_state(grown).arrays))
+    assert same_arrays(state.arrays, grow_arrays(before.arrays, first_state(grown).arrays))
     assert state.arrays["student/model.2.conv.bias"].shape == (3,)
     # The ends of the stages before come along, for whoever reports on all stages.
     ended = read_state(folder.checkpoints / "round-00002", grown)
@@ -103,7 +92,7 @@ def test_it_begins_where_the_earlier_one_ended(
     assert ended.arrays["student/model.2.conv.bias"].shape == (3,)
     again = load_state(earlier.checkpoints, plan)
     assert again is not None
-    assert _same(again.arrays, before.arrays)
+    assert same_arrays(again.arrays, before.arrays)
 
 
 def test_rounds_and_stages_go_on(grow: Grow, earlier: RunFolder, tmp_path: Path) -> None:
@@ -148,8 +137,8 @@ def test_killed_and_resumed_it_is_the_uninterrupted_run(
     with pytest.raises(_Killed):
         run_federation(FakeHospitals(NAMES).grid(), grown, killed.checkpoints, kill)
     resumed, uninterrupted = _go_on(grown, killed), _go_on(grown, straight)
-    assert _same(resumed.arrays, uninterrupted.arrays)
-    assert _same(resumed.strategy_arrays, uninterrupted.strategy_arrays)
+    assert same_arrays(resumed.arrays, uninterrupted.arrays)
+    assert same_arrays(resumed.strategy_arrays, uninterrupted.strategy_arrays)
     assert bool(resumed.strategy_arrays) == (strategy == "FedAdam")
 
 
@@ -166,7 +155,7 @@ def test_killed_while_it_begins_it_begins_again(
     assert whole is not None
     assert again is not None
     assert again.round == 3
-    assert _same(again.arrays, whole.arrays)
+    assert same_arrays(again.arrays, whole.arrays)
 
 
 def test_a_run_that_has_begun_needs_the_earlier_one_no_more(
@@ -192,7 +181,7 @@ def test_the_strategy_counts_its_rounds_anew(make_plan: MakePlan, tmp_path: Path
     save_state(later.checkpoints, RoundState(1, first_state(plan).arrays, {}, ()), extended)
     state = _run(extended, later, _SameSteps(NAMES))
     assert first is not None
-    assert _same(state.arrays, first.arrays)
+    assert same_arrays(state.arrays, first.arrays)
 
 
 class _SameSteps(FakeHospitals):

@@ -20,7 +20,6 @@ from common.plan import FederationPlan
 from common.privacy import Privacy
 from common.strategy import StrategySettings
 from common.updates import Arrays, LocalUpdate, Note, RoundRequest
-from server import asking
 from server.private_mean import spent_epsilon, unguessable_noise
 from server.report import federation_report
 from server.round_state import RoundState
@@ -32,11 +31,6 @@ MakePlan = Callable[..., FederationPlan]
 NAMES = {1: "west", 2: "north", 3: "south", 4: "east"}
 LIMITS = {"hospitals": 4, "quorum": 2, "deadline_s": 0.1, "join_deadline_s": 0.1}
 NOISY = {"clipping_norm": 0.5, "noise_multiplier": 2.0}
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 def _replies(models: dict[str, Arrays]) -> dict[str, tuple[Message, LocalUpdate]]:

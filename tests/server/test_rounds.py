@@ -9,25 +9,20 @@ import fake_hospitals
 import numpy as np
 import pytest
 from fake_hospitals import SCANS, ChangingGrid, FakeHospitals, Misdeed
+from same_states import same_arrays, without_seconds
 
 from common.errors import CheckpointError, QuorumError
 from common.plan import FederationPlan
-from common.updates import Arrays
 from common.wire import bytes_by_network
 from server import asking, rounds
 from server.checkpoints import load_state, save_state
 from server.progress import Step
-from server.round_state import Dropped, RoundRecord, RoundState
+from server.round_state import Dropped, RoundState
 from server.rounds import first_state, run_federation
 
 MakePlan = Callable[..., FederationPlan]
 NAMES = {1: "west", 2: "north", 3: "south", 4: "east"}
 LIMITS = {"hospitals": 4, "quorum": 2, "deadline_s": 0.1, "join_deadline_s": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -42,16 +37,6 @@ def _ignore(_: RoundState) -> None:
 
 def _run(hospitals: FakeHospitals, plan: FederationPlan, checkpoints: Path) -> RoundState:
     return run_federation(hospitals.grid(), plan, checkpoints, _ignore)
-
-
-def _same(left: Arrays, right: Arrays) -> bool:
-    assert left.keys() == right.keys()
-    return all(left[name].tobytes() == right[name].tobytes() for name in left)
-
-
-def _without_seconds(state: RoundState) -> list[RoundRecord]:
-    records = [*state.history, *([state.closing] if state.closing else [])]
-    return [record.model_copy(update={"seconds": {}}) for record in records]
 
 
 def test_a_federation_from_beginning_to_end(plan: FederationPlan, tmp_path: Path) -> None:
@@ -95,7 +80,7 @@ def test_every_round_is_saved_before_anybody_is_told(plan: FederationPlan, tmp_p
             state.history,
             state.closing,
         )
-        assert _same(saved.arrays, state.arrays)
+        assert same_arrays(saved.arrays, state.arrays)
         told.append((state.round, state.closing is not None))
 
     run_federation(FakeHospitals(NAMES).grid(), plan, tmp_path, on_round)
@@ -137,7 +122,7 @@ def test_a_hospital_that_fails_is_named_and_the_round_goes_on(
     assert [note.hospital for note in record.notes] == ["east", "south", "west"]
     assert state.history[0].dropped == state.history[2].dropped == ()
     abstained = _run(FakeHospitals(NAMES, {("north", 2): "nothing"}), plan, tmp_path / "there")
-    assert _same(state.arrays, abstained.arrays)
+    assert same_arrays(state.arrays, abstained.arrays)
     assert abstained.history[1].dropped == ()
     assert abstained.history[1].averaged == ("east", "south", "west")
 
@@ -151,9 +136,9 @@ def test_several_failures_at_once_leave_what_abstaining_would(
     assert kinds == {"north": "silent", "east": "bad_reply"}
     nothing: dict[tuple[str, int], Misdeed] = dict.fromkeys(bad, "nothing")
     abstained = _run(FakeHospitals(NAMES, nothing), plan, tmp_path / "there")
-    assert _same(state.arrays, abstained.arrays)
+    assert same_arrays(state.arrays, abstained.arrays)
     everybody = _run(FakeHospitals(NAMES), plan, tmp_path / "all")
-    assert not _same(state.arrays, everybody.arrays)
+    assert not same_arrays(state.arrays, everybody.arrays)
 
 
 def test_a_round_of_abstentions_alone_has_no_model(plan: FederationPlan, tmp_path: Path) -> None:
@@ -190,7 +175,7 @@ def test_without_a_quorum_the_saved_rounds_stay_and_the_run_goes_on_later(
     assert saved.round == 2
     state = _run(FakeHospitals(NAMES), plan, tmp_path / "here")
     uninterrupted = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
-    assert _same(state.arrays, uninterrupted.arrays)
+    assert same_arrays(state.arrays, uninterrupted.arrays)
 
 
 def test_krum_asks_for_as_many_models_as_it_needs(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -224,18 +209,18 @@ def test_a_resumed_run_is_the_uninterrupted_run(
         number for number in range(after + 1, 4) for _ in NAMES
     ]
     uninterrupted = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
-    assert _same(resumed.arrays, uninterrupted.arrays)
-    assert _same(resumed.strategy_arrays, uninterrupted.strategy_arrays)
+    assert same_arrays(resumed.arrays, uninterrupted.arrays)
+    assert same_arrays(resumed.strategy_arrays, uninterrupted.strategy_arrays)
     assert bool(resumed.strategy_arrays) == (strategy == "FedAdam")
-    assert _without_seconds(resumed) == _without_seconds(uninterrupted)
+    assert without_seconds(resumed) == without_seconds(uninterrupted)
 
 
 def test_the_order_of_nodes_does_not_change_a_bit(plan: FederationPlan, tmp_path: Path) -> None:
     here = _run(FakeHospitals(NAMES), plan, tmp_path / "here")
     others = dict(zip((11, 7, 5, 2), reversed(NAMES.values()), strict=True))
     there = _run(FakeHospitals(others), plan, tmp_path / "there")
-    assert _same(here.arrays, there.arrays)
-    assert _without_seconds(here) == _without_seconds(there)
+    assert same_arrays(here.arrays, there.arrays)
+    assert without_seconds(here) == without_seconds(there)
 
 
 def test_a_finished_run_is_returned_without_asking_anybody(
@@ -245,7 +230,7 @@ def test_a_finished_run_is_returned_without_asking_anybody(
     nobody = FakeHospitals({})
     again = _run(nobody, plan, tmp_path)
     assert nobody.asked == []
-    assert _same(again.arrays, finished.arrays)
+    assert same_arrays(again.arrays, finished.arrays)
     assert (again.history, again.closing) == (finished.history, finished.closing)
 
 
@@ -306,78 +291,7 @@ def test_a_lost_last_round_is_done_again_with_the_same_result(
     state = _run(FakeHospitals(NAMES), plan, tmp_path)
     shutil.rmtree(tmp_path / "round-00003")
     again = _run(FakeHospitals(NAMES), plan, tmp_path)
-    assert _same(again.arrays, state.arrays)
-
-
-PATIENT = {**LIMITS, "patience_s": 600.0}
-
-
-@pytest.fixture
-def _short_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(rounds, "LONGEST_PAUSE_S", 0.02)
-
-
-@pytest.mark.usefixtures("_short_tries")
-@pytest.mark.parametrize("strategy", ["FedAvg", "FedAdam"])
-def test_a_round_without_a_quorum_is_asked_again_and_nothing_counts_twice(
-    make_plan: MakePlan, tmp_path: Path, strategy: str
-) -> None:
-    plan = make_plan(limits=PATIENT, strategy={"name": strategy})
-    misdeeds: dict[tuple[str, int], Misdeed] = {
-        ("north", 2): "silent",
-        ("east", 2): "error",
-        ("west", 2): "nan",
-    }
-    hospitals, steps = FakeHospitals(NAMES, misdeeds), list[Step]()
-
-    def on_progress(step: Step) -> None:
-        steps.append(step)
-        if sum(one.sentence.startswith("tries again") for one in steps) == 2:
-            misdeeds.clear()
-
-    state = run_federation(hospitals.grid(), plan, tmp_path / "here", _ignore, on_progress)
-    undisturbed = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
-    assert _same(state.arrays, undisturbed.arrays)
-    assert _same(state.strategy_arrays, undisturbed.strategy_arrays)
-    assert _without_seconds(state) == _without_seconds(undisturbed)
-    asked = [(name, number) for name, action, number in hospitals.asked if action == "train"]
-    assert asked.count(("south", 2)) == 3
-    tries = [one for one in steps if one.sentence.startswith("tries again")]
-    assert [(one.phase, one.round, one.waiting_for) for one in tries] == [
-        ("waiting", 2, ("east", "north", "west"))
-    ] * 2
-    assert "round 2: 1 answers" in tries[0].sentence
-
-
-@pytest.mark.usefixtures("_short_tries")
-def test_patience_ends(make_plan: MakePlan, tmp_path: Path) -> None:
-    plan = make_plan(limits={**LIMITS, "patience_s": 0.3})
-    bad: dict[tuple[str, int], Misdeed] = {(name, 2): "error" for name in SCANS}
-    hospitals = FakeHospitals(NAMES, bad)
-    with pytest.raises(QuorumError, match="round 2: 0 answers") as raised:
-        _run(hospitals, plan, tmp_path)
-    assert raised.value.missing == ("east", "north", "south", "west")
-    assert hospitals.asked.count(("south", "train", 2)) > 1
-    saved = load_state(tmp_path, plan)
-    assert saved is not None
-    assert saved.round == 1
-
-
-@pytest.mark.usefixtures("_short_tries")
-def test_a_quorum_that_does_not_join_is_waited_for(make_plan: MakePlan, tmp_path: Path) -> None:
-    plan = make_plan(limits=PATIENT)
-    grid = FakeHospitals(NAMES).grid()
-    grid.__class__ = ChangingGrid
-    grid.looks = [set()]
-
-    def on_progress(step: Step) -> None:
-        if step.sentence.startswith("tries again"):
-            grid.looks = [set(NAMES)]
-
-    state = run_federation(grid, plan, tmp_path / "here", _ignore, on_progress)
-    undisturbed = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
-    assert _same(state.arrays, undisturbed.arrays)
+    assert same_arrays(again.arrays, state.arrays)
 
 
 def test_every_step_is_told(plan: FederationPlan, tmp_path: Path) -> None:
@@ -397,57 +311,3 @@ def test_every_step_is_told(plan: FederationPlan, tmp_path: Path) -> None:
     assert [step.waiting_for for step in second] == [("east", "south", "west"), ("east",)]
     assert second[0].sentence.startswith("hospitals train; stays out: north did not take the plan")
     assert steps[-2].sentence.startswith("hospitals score the models; stays out: north did not ta")
-
-
-@pytest.mark.usefixtures("_short_tries")
-def test_a_quorum_that_is_away_is_waited_for_with_the_closing_scores(
-    make_plan: MakePlan, tmp_path: Path
-) -> None:
-    plan, steps = make_plan(limits=PATIENT), list[Step]()
-    grid = FakeHospitals(NAMES).grid()
-    grid.__class__ = ChangingGrid
-    grid.looks = [set(NAMES), *[set(NAMES)] * 9, set()]
-
-    def on_progress(step: Step) -> None:
-        steps.append(step)
-        if step.sentence.startswith("tries again: closing scores: 0 answers"):
-            grid.looks = [set(NAMES)]
-
-    state = run_federation(grid, plan, tmp_path / "here", _ignore, on_progress)
-    undisturbed = _run(FakeHospitals(NAMES), plan, tmp_path / "there")
-    assert _without_seconds(state) == _without_seconds(undisturbed)
-    (tries,) = [one for one in steps if one.sentence.startswith("tries again")]
-    assert tries.waiting_for == ("east", "north", "south", "west")
-
-
-@pytest.mark.usefixtures("_short_tries")
-@pytest.mark.parametrize("there", [set(), {2}])
-def test_a_run_whose_hospitals_stay_away_finishes_with_the_scores_that_there_are(
-    make_plan: MakePlan, tmp_path: Path, there: set[int]
-) -> None:
-    plan = make_plan(limits={**LIMITS, "patience_s": 0.1})
-    grid = FakeHospitals(NAMES).grid()
-    grid.__class__ = ChangingGrid
-    grid.looks = [set(NAMES), *[set(NAMES)] * 9, there]
-    state = run_federation(grid, plan, tmp_path, _ignore)
-    assert (state.round, load_state(tmp_path, plan).closing) == (3, state.closing)
-    assert state.closing is not None
-    assert [note.hospital for note in state.closing.notes] == [NAMES[node] for node in there]
-    assert len(state.closing.dropped) == 4 - len(there)
-
-
-@pytest.mark.usefixtures("_short_tries")
-def test_a_run_resumed_after_its_last_round_finishes_without_hospitals(
-    make_plan: MakePlan, tmp_path: Path
-) -> None:
-    plan = make_plan(limits={**LIMITS, "patience_s": 0.1})
-
-    def kill(state: RoundState) -> None:
-        if state.round == plan.num_rounds:
-            raise _Killed
-
-    with pytest.raises(_Killed):
-        run_federation(FakeHospitals(NAMES).grid(), plan, tmp_path, kill)
-    state = _run(FakeHospitals({}), plan, tmp_path)
-    assert state.closing is not None
-    assert [one.kind for one in state.closing.dropped] == ["offline"] * 4

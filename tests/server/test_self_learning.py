@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_hospitals import SCANS, FakeHospitals, Misdeed
+from same_states import same_arrays
 
 from common.errors import QuorumError
 from common.plan import FederationPlan
-from common.updates import Arrays, LocalUpdate, Note, trained_in
+from common.updates import LocalUpdate, Note, trained_in
 from common.wire import bytes_by_network
-from server import asking
 from server.checkpoints import load_state
 from server.round_state import RoundState
 from server.rounds import first_state, run_federation
@@ -27,11 +27,6 @@ LEARNING = {
     "propagation": {"candidates": ["patches", "correspondence"]},
     "limits": LIMITS,
 }
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -50,19 +45,14 @@ def _run(
     return run_federation(hospitals.grid(), plan, checkpoints, on_round)
 
 
-def _same(left: Arrays, right: Arrays) -> bool:
-    assert left.keys() == right.keys()
-    return all(left[name].tobytes() == right[name].tobytes() for name in left)
-
-
 def test_the_first_state_holds_the_network_only_if_it_is_federated(
     plan: FederationPlan, make_plan: MakePlan
 ) -> None:
     without = make_plan(limits=LIMITS)
     assert {name.split("/")[0] for name in first_state(without).arrays} == {"segmenter", "student"}
     arrays = first_state(plan).arrays
-    assert _same(trained_in(plan, 3, arrays), first_state(without).arrays)
-    assert _same(arrays, first_state(plan).arrays)
+    assert same_arrays(trained_in(plan, 3, arrays), first_state(without).arrays)
+    assert same_arrays(arrays, first_state(plan).arrays)
 
 
 def test_self_learning_averages_its_network_and_leaves_the_others(
@@ -79,13 +69,13 @@ def test_self_learning_averages_its_network_and_leaves_the_others(
         expected = {name: np.asarray(array * step + step) for name, array in expected.items()}
         for name, array in expected.items():
             np.testing.assert_allclose(state.arrays[name], array, rtol=1e-4, atol=1e-6)
-        assert _same(trained_in(plan, 3, state.arrays), others)
+        assert same_arrays(trained_in(plan, 3, state.arrays), others)
         assert state.history[-1].bytes_down == bytes_by_network(expected)
         assert state.history[-1].bytes_up == dict.fromkeys(SCANS, bytes_by_network(expected))
     learned = trained_in(plan, 1, states[1].arrays)
     for state in states[2:]:
-        assert _same(trained_in(plan, 1, state.arrays), learned)
-        assert not _same(trained_in(plan, 3, state.arrays), others)
+        assert same_arrays(trained_in(plan, 1, state.arrays), learned)
+        assert not same_arrays(trained_in(plan, 3, state.arrays), others)
         # The network travels down with every request, and is not sent up again.
         assert state.history[-1].bytes_down == bytes_by_network(first)
         assert state.history[-1].bytes_up == dict.fromkeys(SCANS, bytes_by_network(others))
@@ -104,8 +94,8 @@ def test_the_stream_is_the_same_with_self_learning_before_it(
     with_it = make_plan(**LEARNING, strategy=strategy)
     here = _run(with_it, tmp_path / "here")
     there = _run(make_plan(limits=LIMITS, strategy=strategy), tmp_path / "there")
-    assert _same(trained_in(with_it, 3, here.arrays), there.arrays)
-    assert _same(here.strategy_arrays, there.strategy_arrays)
+    assert same_arrays(trained_in(with_it, 3, here.arrays), there.arrays)
+    assert same_arrays(here.strategy_arrays, there.strategy_arrays)
     assert [record.stage for record in here.history] == [0, 0, 0, 0, 1]
     assert here.closing is not None
     assert [note.outcome for note in here.closing.notes] == ["scored"] * 4
@@ -122,7 +112,7 @@ def test_what_a_round_did_not_ask_for_is_refused_by_name(
         assert f"not asked for ['{uninvited}" in dropped.reason
         assert state.history[number - 1].averaged == ("east", "south", "west")
     nothing: dict[tuple[str, int], Misdeed] = dict.fromkeys(bad, "nothing")
-    assert _same(state.arrays, _run(plan, tmp_path / "there", nothing).arrays)
+    assert same_arrays(state.arrays, _run(plan, tmp_path / "there", nothing).arrays)
 
 
 def test_a_reply_without_the_network_is_refused(plan: FederationPlan) -> None:
@@ -172,8 +162,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(
     assert saved is not None
     assert saved.round == after
     resumed, steady = _run(plan, tmp_path / "here"), _run(plan, tmp_path / "there")
-    assert _same(resumed.arrays, steady.arrays)
-    assert _same(resumed.strategy_arrays, steady.strategy_arrays)
+    assert same_arrays(resumed.arrays, steady.arrays)
+    assert same_arrays(resumed.strategy_arrays, steady.strategy_arrays)
     assert bool(resumed.strategy_arrays) == (strategy == "FedAdam")
     assert not any("correspondence" in name for name in resumed.strategy_arrays)
 

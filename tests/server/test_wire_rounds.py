@@ -10,7 +10,6 @@ from fake_hospitals import SCANS, FakeHospitals
 from common.plan import FederationPlan
 from common.updates import Arrays
 from common.wire import bytes_by_network
-from server import asking
 from server.report import communication
 from server.round_state import RoundState
 from server.rounds import first_state, run_federation
@@ -18,11 +17,6 @@ from server.rounds import first_state, run_federation
 MakePlan = Callable[..., FederationPlan]
 NAMES = {1: "west", 2: "north", 3: "south", 4: "east"}
 LIMITS = {"hospitals": 4, "quorum": 2, "deadline_s": 0.1, "join_deadline_s": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST_PAUSE_S", 0.01)
 
 
 def _run(plan: FederationPlan, folder: Path, hospitals: FakeHospitals | None = None) -> RoundState:
