@@ -81,7 +81,8 @@ def _empty_unet(plan: FederationPlan, role: str) -> Module:
 
 def _kept_by_training(plan: FederationPlan, network: Module) -> float:
     pseudo = plan.few_labels.pseudo_labels
-    unannotated = pseudo.unannotated if pseudo.weight > 0 else 0
+    is_taught = pseudo.weight > 0
+    unannotated = pseudo.unannotated if is_taught else 0
     size = (plan.training.batch_size + unannotated, *plan.training.patch_size)
     with torch.device("meta"):
         image = torch.empty(size[0], plan.channels, *size[1:])
@@ -89,8 +90,13 @@ def _kept_by_training(plan: FederationPlan, network: Module) -> float:
         weight, known = torch.empty(size), torch.empty(target.shape, dtype=torch.bool)
     counter = _Counter()
     with counter:
-        segmentation_loss(network(image), target, weight, known)
-    return counter.num_bytes + FLOAT_BYTES * math.prod(target.shape)
+        logits = network(image)
+        segmentation_loss(logits, target, weight, known)
+        if is_taught:  # the pseudo-labels' own term
+            segmentation_loss(logits, target, weight, known)
+    # What is learnt; and what the teacher says beside it, both once more when they were mixed.
+    targets = 4 if is_taught else 1
+    return counter.num_bytes + targets * FLOAT_BYTES * math.prod(target.shape)
 
 
 def _kept_by_self_learning(plan: FederationPlan) -> float:

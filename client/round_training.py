@@ -162,10 +162,16 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         steps = FISHER_BATCHES if material.remembered else 0
         return draw_batches([], material.remembered, load, plan, steps=steps, rng=rng("remembered"))
 
+    done = plan.share_of_stage_done(request.round)
     best = map(load, material.current or material.remembered)
     drawn = synthesise(batches, best, plan, rng("synthesis"))
     drawn = add_unannotated(
-        drawn, material.unannotated, cache(partial(load_scan, store)), plan, rng("unannotated")
+        drawn,
+        material.unannotated,
+        cache(partial(load_scan, store)),
+        plan,
+        rng("unannotated"),
+        share_of_stage_done=done,
     )
     if leaves_cores_idle(device):
         # What comes after depends on the weights, and has to wait for the step before.
@@ -179,7 +185,8 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         segmenter,
         learners.embedding,
         plan.few_labels.pseudo_labels,
-        share_of_stage_done=plan.share_of_stage_done(request.round),
+        share_of_stage_done=done,
         device=device,
+        rng=rng("mixing"),
     )
     return drawn, [*terms, *taught]

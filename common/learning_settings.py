@@ -126,17 +126,22 @@ class Prototypes(Settings):
 class PseudoLabels(Settings):
     """Second stage: a moving average of the segmenter labels what nobody labelled.
 
-    `weight` of the loss term; 0 switches it off. It rises from 0 to `weight` over `ramp_share` of a
-    stage, and counts where the teacher's probability reaches `confidence` (and the nearest
-    prototype agrees, where there are prototypes). `momentum` is the teacher's, from step to step.
-    `unannotated` patches are added to each batch, where a hospital has scans without annotation.
+    `weight` of the loss term; 0 switches it off. It begins when `begins_at` of a stage is done: a
+    teacher that does not know a structure yet would teach that it is not there. It rises from 0 to
+    `weight` over `ramp_share` of the stage, and counts where the teacher's probability reaches
+    `confidence` (and the nearest prototype agrees, where there are prototypes). `momentum` is the
+    teacher's, from step to step. `unannotated` patches are added to each batch from then on, where
+    a hospital has scans without annotation. At full weight `mixed_share` of the batches have a box
+    swapped among their patches.
     """
 
     weight: float = Field(default=0.0, ge=0, le=100)
     confidence: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    ramp_share: float = Field(default=0.4, gt=0, le=1)
+    begins_at: float = Field(default=0.5, ge=0, lt=1)
+    ramp_share: float = Field(default=0.2, gt=0, le=1)
     unannotated: int = Field(default=2, ge=0, le=256)
+    mixed_share: Share = 0.5
 
 
 class FewLabels(Settings):

@@ -144,6 +144,13 @@ def _without_old_model(scenario: Scenario) -> Scenario:
     return with_plan(scenario, {"retention": {"old_classes": "merged"}})
 
 
+def _without_mixing(scenario: Scenario) -> Scenario:
+    """Only batches with pseudo-labels are mixed: without them there is nothing to take away."""
+    if scenario.plan.few_labels.pseudo_labels.weight == 0:
+        return scenario
+    return with_plan(scenario, {"few_labels": {"pseudo_labels": {"mixed_share": 0.0}}})
+
+
 def _without_correspondence(scenario: Scenario) -> Scenario:
     named = scenario.plan.propagation.candidates
     others = tuple(one for one in named if one != "correspondence") or ("patches",)
@@ -224,6 +231,7 @@ ARMS = (
     Arm("no-synthesis", "no pasted structures", _plan(few_labels=NO_SYNTHESIS)),
     Arm("no-prototypes", "no contrast", _plan(few_labels=NO_PROTOTYPES)),
     Arm("no-pseudo-labels", "what nobody painted has no label", _plan(few_labels=NO_PSEUDO_LABELS)),
+    Arm("no-mixing", "batches with pseudo-labels as they were drawn", _without_mixing),
     Arm("no-smoothing", "doubtful labels as they are", _without_smoothing),
     Arm(
         "no-slice-choice",

@@ -52,10 +52,15 @@ def train_pooled(  # noqa: PLR0913  (what a comparison varies, and nothing of it
             list(examples), [], examples.__getitem__, plan, steps=last - first, rng=rng()
         )
         batches = synthesise(batches, examples.values(), plan, rng("synthesis"))
-        batches = add_unannotated(
-            batches, list(unannotated), unannotated.__getitem__, plan, rng("unannotated")
-        )
         done = part / (PARTS - 1)
+        batches = add_unannotated(
+            batches,
+            list(unannotated),
+            unannotated.__getitem__,
+            plan,
+            rng("unannotated"),
+            share_of_stage_done=done,
+        )
         batches, terms = second_stage(
             batches,
             network,
@@ -63,6 +68,7 @@ def train_pooled(  # noqa: PLR0913  (what a comparison varies, and nothing of it
             few_labels.pseudo_labels,
             share_of_stage_done=done,
             device=device,
+            rng=rng("mixing"),
         )
         train_segmenter(
             network,

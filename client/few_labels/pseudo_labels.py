@@ -8,7 +8,9 @@ A network that learns from its own labels can confirm its own mistakes. Against 
 label keeps it, and the pseudo-labels are a term beside the labels' own, so that no number of their
 voxels outweighs what was painted; the teacher begins each round at the federation's mean and hardly
 moves within it; it counts only where it is sure and where the prototypes, which rest on labels
-alone, agree; and nothing is kept: each step makes its pseudo-labels anew.
+alone, agree; and nothing is kept: each step makes its pseudo-labels anew. A network also learns
+little from a teacher that sees what it sees itself: patches are cut and mixed after the teacher has
+looked at them whole.
 """
 
 import copy
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from client.few_labels.mixing import mix_patches
 from client.few_labels.prototypes import nearest_class
 from client.learning.augmentation import draw_change
 from client.learning.batches import Batch, stack
@@ -65,7 +68,7 @@ class Teacher:
         return taught * counts[:, None]
 
 
-def second_stage(
+def second_stage(  # noqa: PLR0913  (all that a round has at hand)
     batches: Iterator[Batch],
     segmenter: Module,
     embedding: Embedding | None,
@@ -73,21 +76,25 @@ def second_stage(
     *,
     share_of_stage_done: float,
     device: torch.device,
+    rng: np.random.Generator,
 ) -> tuple[Iterator[Batch], list[LossTerm]]:
     """The batches with pseudo-labels, made as they are drawn, and the term that learns from them.
 
-    The teacher begins as the segmenter is now, and follows it from step to step.
+    The teacher begins as the segmenter is now, and follows it from step to step. The share that is
+    mixed rises with the weight.
     """
     weight = ramped_weight(settings, share_of_stage_done)
     if weight == 0:
         return batches, []
+    mixed_share = settings.mixed_share * weight / settings.weight
     teacher = Teacher(segmenter.to(device), settings, embedding)
 
     def taught() -> Iterator[Batch]:
         for batch in batches:
             teacher.follow(segmenter)
-            moved = batch.to(device)
-            yield replace(moved, taught=teacher.teach(moved))
+            taught = batch.to(device)
+            taught = replace(taught, taught=teacher.teach(taught))
+            yield mix_patches(taught, rng) if rng.random() < mixed_share else taught
 
     def term(_network: Module, batch: Batch, logits: Logits) -> Tensor:
         assert batch.taught is not None  # the batches went through `taught`
@@ -99,8 +106,9 @@ def second_stage(
 
 
 def ramped_weight(settings: PseudoLabels, share_of_stage_done: float) -> float:
-    """Rises in a straight line from 0 to the full weight over the first part of a stage."""
-    return settings.weight * min(share_of_stage_done / settings.ramp_share, 1.0)
+    """0 in the first part of a stage; then it rises in a straight line to the full weight."""
+    since = max(share_of_stage_done - settings.begins_at, 0.0)
+    return settings.weight * min(since / settings.ramp_share, 1.0)
 
 
 def add_unannotated(
@@ -109,13 +117,16 @@ def add_unannotated(
     load: Callable[[str], Scan],
     plan: FederationPlan,
     rng: np.random.Generator,
+    *,
+    share_of_stage_done: float,
 ) -> Iterator[Batch]:
     """The batches with a few more patches each, from scans of which nothing is known.
 
-    As they came where there are no such scans, or nobody to teach on them.
+    As they came where there are no such scans, or nobody teaches on them yet.
     """
     settings, number = plan.training, plan.few_labels.pseudo_labels.unannotated
-    if not scan_ids or number == 0 or plan.few_labels.pseudo_labels.weight == 0:
+    weight = ramped_weight(plan.few_labels.pseudo_labels, share_of_stage_done)
+    if not scan_ids or number == 0 or weight == 0:
         return batches
 
     def added() -> Iterator[Batch]:

@@ -106,7 +106,14 @@ def test_an_arm_takes_away_one_part_and_nothing_else() -> None:
 
 def test_a_part_that_is_off_cannot_be_taken_away() -> None:
     reasons = reasons_against(drawn("hippocampus_stream"))
-    for name in ("no-synthesis", "no-pseudo-labels", "no-smoothing", "no-spreading", "fedavg"):
+    for name in (
+        "no-synthesis",
+        "no-pseudo-labels",
+        "no-mixing",
+        "no-smoothing",
+        "no-spreading",
+        "fedavg",
+    ):
         assert reasons[name] == "changes nothing here"
     # All its tasks have the same classes: there are no old ones to forget in a way of their own.
     assert reasons["fine-tuning"] == "the same as no-replay here"

@@ -35,6 +35,7 @@ def test_the_named_scenarios_are_there() -> None:
         "hippocampus_late",
         "cardiac_vendors",
         "cardiac_classes",
+        "cardiac_few",
     }
 
 

@@ -19,7 +19,7 @@ from common.plan import FederationPlan
 from common.scans import Geometry, Scan
 
 CPU = torch.device("cpu")
-SETTINGS = PseudoLabels(weight=2.0, momentum=0.5, ramp_share=0.4)
+SETTINGS = PseudoLabels(weight=2.0, momentum=0.5, begins_at=0.5, ramp_share=0.4, mixed_share=0.0)
 
 
 @pytest.fixture
@@ -115,7 +115,13 @@ def test_the_term_is_the_segmentation_loss_on_what_was_taught(
     plan: FederationPlan, segmenter: UNet
 ) -> None:
     batches, terms = second_stage(
-        iter([half_labelled(plan)]), segmenter, None, SETTINGS, share_of_stage_done=0.2, device=CPU
+        iter([half_labelled(plan)]),
+        segmenter,
+        None,
+        SETTINGS,
+        share_of_stage_done=0.7,
+        device=CPU,
+        rng=np.random.default_rng(0),
     )
     batch, (term,) = next(batches), terms
     logits = segmenter(batch.image)
@@ -129,7 +135,13 @@ def test_the_term_is_the_segmentation_loss_on_what_was_taught(
 def test_the_teacher_follows_from_batch_to_batch(plan: FederationPlan, segmenter: UNet) -> None:
     same = [half_labelled(plan), half_labelled(plan)]
     batches, _ = second_stage(
-        iter(same), segmenter, None, SETTINGS, share_of_stage_done=1.0, device=CPU
+        iter(same),
+        segmenter,
+        None,
+        SETTINGS,
+        share_of_stage_done=1.0,
+        device=CPU,
+        rng=np.random.default_rng(0),
     )
     first = next(batches).taught
     change(segmenter, 0.1)
@@ -139,22 +151,54 @@ def test_the_teacher_follows_from_batch_to_batch(plan: FederationPlan, segmenter
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("weight", "done"), [(0.0, 1.0), (2.0, 0.0)])
+@pytest.mark.parametrize(("weight", "done"), [(0.0, 1.0), (2.0, 0.0), (2.0, 0.5)])
 def test_without_a_weight_nothing_is_asked(
     plan: FederationPlan, segmenter: UNet, weight: float, done: float
 ) -> None:
     drawn: Iterator[Batch] = iter([])
     settings = SETTINGS.model_copy(update={"weight": weight})
     batches, terms = second_stage(
-        drawn, segmenter, None, settings, share_of_stage_done=done, device=CPU
+        drawn,
+        segmenter,
+        None,
+        settings,
+        share_of_stage_done=done,
+        device=CPU,
+        rng=np.random.default_rng(0),
     )
     assert batches is drawn
     assert terms == []
 
 
-@pytest.mark.parametrize(("done", "weight"), [(0, 0), (0.1, 0.5), (0.4, 2), (1, 2)])
+@pytest.mark.parametrize(("done", "weight"), [(0, 0), (0.5, 0), (0.6, 0.5), (0.9, 2), (1, 2)])
 def test_the_weight_rises_and_stays(done: float, weight: float) -> None:
     assert ramped_weight(SETTINGS, done) == pytest.approx(weight)
+
+
+def test_at_full_weight_batches_are_mixed_after_the_teacher_has_seen_them_whole(
+    plan: FederationPlan, segmenter: UNet
+) -> None:
+    settings, batch = SETTINGS.model_copy(update={"mixed_share": 1.0}), half_labelled(plan)
+
+    def mixed_at(done: float) -> list[Batch]:
+        stage = {"share_of_stage_done": done, "device": CPU, "rng": np.random.default_rng(0)}
+        return list(second_stage(iter([batch] * 20), segmenter, None, settings, **stage)[0])
+
+    whole = Teacher(segmenter, settings, None).teach(batch)
+    full, half = mixed_at(1.0), mixed_at(0.7)
+    for one in full:
+        assert one.taught is not None
+        is_own = (one.image == batch.image).movedim(1, -1)[..., 0]
+        # What was taught of a voxel went where its image did.
+        for mine, image, taught, other in zip(is_own, one.image, one.taught, (1, 0), strict=True):
+            moved = whole[other].movedim(0, -1)[~mine]
+            torch.testing.assert_close(taught.movedim(0, -1)[~mine], moved)
+            assert torch.equal(image[0][~mine], batch.image[other, 0][~mine])
+    changed = [
+        sum(not torch.equal(one.image, batch.image) for one in some) for some in (full, half)
+    ]
+    assert changed[0] == 20
+    assert 5 <= changed[1] <= 15  # half way up the ramp
 
 
 def test_unannotated_scans_bring_patches_of_which_nothing_is_known(plan: FederationPlan) -> None:
@@ -170,7 +214,7 @@ def test_unannotated_scans_bring_patches_of_which_nothing_is_known(plan: Federat
 
     plain = half_labelled(plan)
     rng = np.random.default_rng(0)
-    (batch,) = add_unannotated(iter([plain]), ["new"], load, plan, rng)
+    (batch,) = add_unannotated(iter([plain]), ["new"], load, plan, rng, share_of_stage_done=1.0)
     assert asked == ["new"] * SETTINGS.unannotated
     assert len(batch.image) == 2 + SETTINGS.unannotated
     assert torch.equal(batch.image[:2], plain.image)
@@ -181,9 +225,9 @@ def test_unannotated_scans_bring_patches_of_which_nothing_is_known(plan: Federat
     assert not batch.replayed.any()
 
 
-def test_batches_stay_as_they_came_without_such_scans(plan: FederationPlan) -> None:
+def test_batches_stay_as_they_came_without_such_scans_or_a_teacher(plan: FederationPlan) -> None:
     drawn: Iterator[Batch] = iter([])
     rng, never = np.random.default_rng(0), {}.__getitem__
-    assert add_unannotated(drawn, [], never, plan, rng) is drawn
     off = plan.model_copy(update={"few_labels": FewLabels()})
-    assert add_unannotated(drawn, ["new"], never, off, rng) is drawn
+    for scans, of, done in (([], plan, 1.0), (["new"], off, 1.0), (["new"], plan, 0.5)):
+        assert add_unannotated(drawn, scans, never, of, rng, share_of_stage_done=done) is drawn
