@@ -23,6 +23,7 @@ from server.report import (
     Annotation,
     Continual,
     LocalOnly,
+    ModelScores,
     PropagationScores,
     Report,
     communication,
@@ -49,11 +50,12 @@ from simulations.spread_score import SpreadScore, score_spread
 class StageScores:
     """The test scans after each stage: `segmenter[stage]`; the student after the last.
 
-    `untrained`: those of tasks after the first by the fresh weights of round 0.
+    No `student` where the plan trains none. `untrained`: those of tasks after the first by the
+    fresh weights of round 0.
     """
 
     segmenter: list[list[CaseScores]]
-    student: list[CaseScores]
+    student: list[CaseScores] | None
     untrained: list[CaseScores]
 
 
@@ -82,7 +84,8 @@ def score_stages(
     plan = scenario.plan
     later_cases = {name for task in plan.tasks[1:] for name in test.case_names[task.name]}
     later = [scan for scan in test.scans if scan.case in later_cases]
-    num_scans = len(test.scans) * (len(plan.tasks) + 1) + len(later)
+    trains_student = plan.training.student_steps_per_round > 0
+    num_scans = len(test.scans) * (len(plan.tasks) + trains_student) + len(later)
     on_scan = counted(progress, "score test scans", num_scans)
 
     def score(
@@ -102,7 +105,8 @@ def score_stages(
         segmenter.append(score(arrays, SEGMENTER, number=number))
     segmenter.append(score(state.arrays, SEGMENTER))
     untrained = score(first_state(plan).arrays, SEGMENTER, later)
-    return StageScores(segmenter, score(state.arrays, STUDENT), untrained)
+    student = score(state.arrays, STUDENT) if trains_student else None
+    return StageScores(segmenter, student, untrained)
 
 
 def build_report(results: RunResults, test: ScansToTestOn) -> Report:
@@ -110,21 +114,19 @@ def build_report(results: RunResults, test: ScansToTestOn) -> Report:
     scenario, plan, state = results.scenario, results.scenario.plan, results.state
     in_voxels = scenario.spacing_is_placeholder
     in_turn = results.engine == "in-process"
-    models = {
-        role: summarise(cases, TrainedModel(plan, state.arrays, role), in_voxels=in_voxels)
-        for role, cases in (
-            (SEGMENTER, results.stages.segmenter[-1]),
-            (STUDENT, results.stages.student),
-        )
-    }
+
+    def summed_up(role: str, cases: list[CaseScores]) -> ModelScores:
+        return summarise(cases, TrainedModel(plan, state.arrays, role), in_voxels=in_voxels)
+
+    segmenter, student = results.stages.segmenter[-1], results.stages.student
     return Report(
         scenario=scenario.name,
         seed=scenario.seed,
         engine=results.engine,
         versions=installed_versions(),
         sites=site_rows(state),
-        segmenter=models[SEGMENTER],
-        student=models[STUDENT],
+        segmenter=summed_up(SEGMENTER, segmenter),
+        student=None if student is None else summed_up(STUDENT, student),
         test_scans_left_out=test.left_out,
         local_only=results.local_only,
         continual=_continual(plan, results.stages, test.case_names),
@@ -157,7 +159,7 @@ def _keep_cases(path: Path, plan: FederationPlan, stages: StageScores) -> None:
         writer = csv.writer(file)
         writer.writerow(["model", "case", "structure", "dice", "hd95", "missed"])
         for role, scored in ((SEGMENTER, stages.segmenter[-1]), (STUDENT, stages.student)):
-            for case in scored:
+            for case in scored or ():
                 for index, one in case.structures.items():
                     row = [role, case.case, name_of[index], one.dice, one.hd95_mm, one.missed]
                     writer.writerow(row)

@@ -89,6 +89,17 @@ def test_cases_csv_means_are_the_reports_means(finished: tuple[Path, Report]) ->
         assert np.mean(values) == pytest.approx(mean)
 
 
+def test_a_student_that_nobody_trained_is_not_scored(tmp_path: Path) -> None:
+    whole = small_scenario().plan.training
+    training = whole.model_copy(update={"student_steps_per_round": 0}).model_dump()
+    report = run_scenario(small_scenario(training=training), None, tmp_path)
+    assert report.student is None
+    assert report.segmenter is not None
+    with (tmp_path / "cases.csv").open() as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {"segmenter"}
+    assert "student, mean test Dice" not in (tmp_path / "report.html").read_text()
+
+
 def test_without_a_report_the_run_is_finished_once_more(
     finished: tuple[Path, Report], tmp_path: Path
 ) -> None:
