@@ -8,9 +8,8 @@ A network that learns from its own labels can confirm its own mistakes. Against 
 label keeps it, and the pseudo-labels are a term beside the labels' own, so that no number of their
 voxels outweighs what was painted; the teacher begins each round at the federation's mean and hardly
 moves within it; it counts only where it is sure and where the prototypes, which rest on labels
-alone, agree; and nothing is kept: each step makes its pseudo-labels anew. A network also learns
-little from a teacher that sees what it sees itself: patches are cut and mixed after the teacher has
-looked at them whole.
+alone, agree; it begins when a stage is half done; and nothing is kept: each step makes its
+pseudo-labels anew. It sees more than its pupil: patches are cut and mixed once it has looked.
 """
 
 import copy
@@ -92,9 +91,9 @@ def second_stage(  # noqa: PLR0913  (all that a round has at hand)
     def taught() -> Iterator[Batch]:
         for batch in batches:
             teacher.follow(segmenter)
-            taught = batch.to(device)
-            taught = replace(taught, taught=teacher.teach(taught))
-            yield mix_patches(taught, rng) if rng.random() < mixed_share else taught
+            whole = batch.to(device)
+            whole = replace(whole, taught=teacher.teach(whole))
+            yield mix_patches(whole, rng) if rng.random() < mixed_share else whole
 
     def term(_network: Module, batch: Batch, logits: Logits) -> Tensor:
         assert batch.taught is not None  # the batches went through `taught`

@@ -1,6 +1,6 @@
 """Pseudo-labels: who gives them, where they count, and what learns from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from torch import Tensor
 from client.few_labels.pseudo_labels import Teacher, add_unannotated, ramped_weight, second_stage
 from client.learning.batches import Batch
 from client.learning.losses import segmentation_loss
+from client.learning.train_models import LossTerm
 from common.learning_settings import FewLabels, PseudoLabels
 from common.networks.embedding import Embedding
 from common.networks.unet import SEGMENTER, build_networks, keep_silent, num_last_features
@@ -43,6 +44,16 @@ def half_labelled(plan: FederationPlan, seed: int = 0) -> Batch:
     target[:, 0] = weight
     known = torch.ones(target.shape, dtype=torch.bool)
     return Batch(image, target, weight, weight > 0, known, torch.zeros(2, dtype=torch.bool))
+
+
+def staged(
+    drawn: Iterable[Batch], segmenter: UNet, settings: PseudoLabels, *, done: float
+) -> tuple[Iterator[Batch], list[LossTerm]]:
+    """The second stage of batches, without prototypes."""
+    rng = np.random.default_rng(0)
+    return second_stage(
+        iter(drawn), segmenter, None, settings, share_of_stage_done=done, device=CPU, rng=rng
+    )
 
 
 def weights(network: torch.nn.Module) -> Tensor:
@@ -114,15 +125,7 @@ def test_nothing_is_taught_of_classes_that_no_task_has_taught(
 def test_the_term_is_the_segmentation_loss_on_what_was_taught(
     plan: FederationPlan, segmenter: UNet
 ) -> None:
-    batches, terms = second_stage(
-        iter([half_labelled(plan)]),
-        segmenter,
-        None,
-        SETTINGS,
-        share_of_stage_done=0.7,
-        device=CPU,
-        rng=np.random.default_rng(0),
-    )
+    batches, terms = staged([half_labelled(plan)], segmenter, SETTINGS, done=0.7)
     batch, (term,) = next(batches), terms
     logits = segmenter(batch.image)
     assert batch.taught is not None
@@ -134,15 +137,7 @@ def test_the_term_is_the_segmentation_loss_on_what_was_taught(
 
 def test_the_teacher_follows_from_batch_to_batch(plan: FederationPlan, segmenter: UNet) -> None:
     same = [half_labelled(plan), half_labelled(plan)]
-    batches, _ = second_stage(
-        iter(same),
-        segmenter,
-        None,
-        SETTINGS,
-        share_of_stage_done=1.0,
-        device=CPU,
-        rng=np.random.default_rng(0),
-    )
+    batches, _ = staged(same, segmenter, SETTINGS, done=1.0)
     first = next(batches).taught
     change(segmenter, 0.1)
     second = next(batches).taught
@@ -157,15 +152,7 @@ def test_without_a_weight_nothing_is_asked(
 ) -> None:
     drawn: Iterator[Batch] = iter([])
     settings = SETTINGS.model_copy(update={"weight": weight})
-    batches, terms = second_stage(
-        drawn,
-        segmenter,
-        None,
-        settings,
-        share_of_stage_done=done,
-        device=CPU,
-        rng=np.random.default_rng(0),
-    )
+    batches, terms = staged(drawn, segmenter, settings, done=done)
     assert batches is drawn
     assert terms == []
 
@@ -181,8 +168,7 @@ def test_at_full_weight_batches_are_mixed_after_the_teacher_has_seen_them_whole(
     settings, batch = SETTINGS.model_copy(update={"mixed_share": 1.0}), half_labelled(plan)
 
     def mixed_at(done: float) -> list[Batch]:
-        stage = {"share_of_stage_done": done, "device": CPU, "rng": np.random.default_rng(0)}
-        return list(second_stage(iter([batch] * 20), segmenter, None, settings, **stage)[0])
+        return list(staged([batch] * 20, segmenter, settings, done=done)[0])
 
     whole = Teacher(segmenter, settings, None).teach(batch)
     full, half = mixed_at(1.0), mixed_at(0.7)
