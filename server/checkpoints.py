@@ -90,7 +90,8 @@ def read_state(path: Path, plan: FederationPlan) -> RoundState:
         if story["federation"] != plan.federation:
             raise CheckpointError(
                 f"{path} belongs to the plan {story['federation']!r}, not to "
-                f"{plan.federation!r}: give the changed plan another --out"
+                f"{plan.federation!r}: give the changed plan another --out; if OneSlice was "
+                "updated since, whose new settings are in each plan, go on with the version before"
             )
         history = tuple(RoundRecord.model_validate(record) for record in story["history"])
         closing = RoundRecord.model_validate(story["closing"]) if story["closing"] else None

@@ -109,7 +109,7 @@ def test_another_plans_state_is_refused(
     other = make_plan(seed=1)
     save_state(tmp_path, make_state(1), plan)
     message = rf"round-00001 belongs to the plan '{plan.federation}', not to '{other.federation}'"
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=f"{message}: .*another --out; .* the version before"):
         load_state(tmp_path, other)
 
 
