@@ -13,8 +13,7 @@ from common.settings_file import Settings
 from common.updates import Note, TaskScore
 from server.round_state import RoundRecord, RoundState
 
-# A best on fewer than half of the slices that there are now was another measurement: slices were
-# painted since, and it is no loss that those are harder.
+# A best on fewer than half of the slices that there are now was another measurement.
 OUTGROWN = 2
 
 
@@ -73,11 +72,15 @@ class LargestLoss:
 
 @dataclass(frozen=True)
 class Best:
-    """The highest Dice so far, the round that reached it, and the slices it was scored on."""
+    """The highest Dice so far, the round that reached it, and what it was scored on.
+
+    `classes`: those that the Dice is a mean over.
+    """
 
     dice: float
     round: int
     slices: int
+    classes: frozenset[str]
 
 
 # By hospital, task and class; without a class: the mean over the task's classes.
@@ -177,18 +180,28 @@ def left_out_sentence(one: LeftOut) -> str:
 
 def _with_keys(number: int, hospital: str, score: TaskScore) -> Iterator[tuple[Key, Best]]:
     """The score of the task and of each class, under its key."""
-    mean = score.mean_dice
+    mean, classes = score.mean_dice, frozenset(score.dice)
     if mean is not None:
-        yield (hospital, score.task, None), Best(mean, number, score.cases)
+        yield (hospital, score.task, None), Best(mean, number, score.cases, classes)
     for name, dice in score.dice.items():
-        yield (hospital, score.task, name), Best(dice, number, score.cases)
+        yield (hospital, score.task, name), Best(dice, number, score.cases, frozenset({name}))
 
 
 def _higher(bests: Bests, key: Key, now: Best) -> Best:
     before = bests.get(key)
-    if before is None or now.dice >= before.dice or OUTGROWN * before.slices < now.slices:
+    if before is None or now.dice >= before.dice or _is_other_measurement(before, now):
         return now
     return before
+
+
+def _is_other_measurement(before: Best, now: Best) -> bool:
+    """Whether slices were painted since that make it no loss if the Dice is lower.
+
+    So many that the best was on fewer than half of them; or some that show a class of which none
+    did. On the same slices a class comes up because the models find it where it is not: a loss.
+    """
+    shows_others = before.slices != now.slices and before.classes != now.classes
+    return shows_others or OUTGROWN * before.slices < now.slices
 
 
 def _left_out(plan: FederationPlan, state: RoundState) -> tuple[LeftOut, ...]:

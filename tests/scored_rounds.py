@@ -9,8 +9,8 @@ from common.updates import Note, TaskScore
 from server.round_state import RoundRecord, RoundState
 
 SLICES = 10
-# Of a task: the Dice of its only class, of each class, or the former and on how many slices.
-Scored = float | dict[str, float] | tuple[float, int]
+# Of a task: the Dice of its only class, of each class, or one of these and on how many slices.
+Scored = float | dict[str, float] | tuple[float | dict[str, float], int]
 RoundScores = Mapping[str, Mapping[str, Scored]]
 
 

@@ -103,6 +103,17 @@ def test_a_best_on_fewer_than_half_of_the_slices_is_no_measure(
     assert (row.loss, row.slices) == (loss, slices)
 
 
+@pytest.mark.parametrize(("slices", "loss"), [(4, 0.25), (5, 0.0)])
+def test_a_best_without_a_class_that_new_slices_show_is_no_measure(
+    plan: FederationPlan, slices: int, loss: float
+) -> None:
+    # On the same four slices the models find a body where there is none.
+    scores = [{"north": {"task1": ({"head": 0.75}, 4)}},
+              {"north": {"task1": ({"head": 0.75, "body": 0.25}, slices)}}]  # fmt: skip
+    row = forgetting_ledger(plan, scored_state(plan, scores)).rows[-1]
+    assert (row.loss, row.lost_by_class) == (loss, {})
+
+
 def test_a_score_on_too_few_slices_has_no_row_and_is_said_to_be_so(make_plan: MakePlan) -> None:
     plan = make_plan(release={"least_slices": 5})
     scores = [
