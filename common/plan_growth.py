@@ -2,7 +2,8 @@
 
 Labels and tasks may be appended. What was trained stays as it was: a class is an output channel of
 the networks and a value in every mask, a trained task a stage that is counted in every hospital's
-state. How hospitals train and how their models are combined may change freely.
+state, and what was held back judges what was trained on the rest. How hospitals train and how their
+models are combined may change freely.
 """
 
 from common.errors import SettingsError
@@ -20,6 +21,7 @@ def check_growth(before: FederationPlan, after: FederationPlan, round_number: in
         *_label_problems(before.labels, after.labels),
         *_task_problems(before, after, round_number),
         *_size_problems(before, after),
+        *_held_back_problems(before, after),
         *_privacy_problems(before, after),
     ]
     if problems:
@@ -90,6 +92,16 @@ def _size_problems(before: FederationPlan, after: FederationPlan) -> list[str]:
     if old.weight > 0 and new.weight > 0 and sizes[0] != sizes[1]:
         problems.append(f"[few_labels.prototypes] is different: {differences(old, new)}")
     return problems
+
+
+def _held_back_problems(before: FederationPlan, after: FederationPlan) -> list[str]:
+    old, new = before.training.held_back_share, after.training.held_back_share
+    if old == new:
+        return []
+    return [
+        f"training.held_back_share was {old:g}, here it is {new:g}: scans that were trained on "
+        "would judge the models"
+    ]
 
 
 def _privacy_problems(before: FederationPlan, after: FederationPlan) -> list[str]:

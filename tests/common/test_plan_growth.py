@@ -126,6 +126,10 @@ def test_a_task_that_has_not_begun_may_change(plan: FederationPlan, grow: Grow) 
             r"\[correspondence\] is different: rounds \(0 there, 1 here\)",
         ),
         (
+            {"training": {"patch_size": [16, 8, 8], "held_back_share": 0.25}},
+            "training.held_back_share was 0.1, here it is 0.25",
+        ),
+        (
             {"privacy": {"clipping_norm": 1.0, "noise_multiplier": 1.0}},
             r"\[privacy\] is different: .*with one noise",
         ),
