@@ -144,6 +144,8 @@ def print_proof(proof: Proof) -> None:
     for federation in sorted({use.federation for use in trained}):
         first = min(use.first_round for use in trained if use.federation == federation)
         print(f"  the models of {federation} from round {first} on derive from it")
+    for federation in proof.derived:
+        print(f"  all models of {federation}, which went on from those, derive from it")
     for reply in proof.replies:
         print(f"  {reply}: weights trained on it; kept, not sent again")
     if proof.named_in_audit:

@@ -10,6 +10,7 @@ used the scan, and in the proof. It is a digest of the voxels and tells nothing 
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from client.store.identities import Identity
 from client.store.leftovers import array_columns, keys_pointed_to, remove_leftovers
 from client.store.lock import alone
 from client.store.own_networks import drop_own_networks, own_network_keys
+from client.store.received_models import goes_on_from
 from client.store.store import Store
 from client.store.telling import telling_texts, tells
 from client.store.uses import Use, uses_of
@@ -48,6 +50,8 @@ class Proof:
         uses: the rounds that had it in their material. What a round averaged stays in the models of
             that round and of all that followed; weights cannot be taken back.
         named_in_audit: rows of the audit log, which cannot be changed, that hold a name of it.
+        derived: federations that went on from such a round of another one, as far as their models
+            have come here: all of theirs derive from it.
     """
 
     scan_id: str
@@ -59,6 +63,7 @@ class Proof:
     replies: tuple[str, ...]
     uses: tuple[Use, ...]
     named_in_audit: tuple[int, ...]
+    derived: tuple[str, ...] = ()
 
 
 def forget(
@@ -155,7 +160,27 @@ def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason
         replies=tuple(_replies_of(store, uses)),
         uses=tuple(uses),
         named_in_audit=tuple(_audit_rows_naming(connection, telling)),
+        derived=_derived(store, uses),
     )
+
+
+def _derived(store: Store, uses: Sequence[Use]) -> tuple[str, ...]:
+    first: dict[str, int] = {}
+    for use in uses:
+        if use.part != "scored":
+            first[use.federation] = min(use.first_round, first.get(use.federation, use.first_round))
+    went_on, derived = goes_on_from(store), set[str]()
+    while new := {
+        name
+        for name, earlier in went_on.items()
+        if name not in derived
+        and (
+            earlier.federation in derived
+            or first.get(earlier.federation, math.inf) <= earlier.round
+        )
+    }:
+        derived |= new
+    return tuple(sorted(derived))
 
 
 def _telling(connection: sqlite3.Connection, scan_id: str) -> tuple[str, Sequence[str]]:
@@ -271,6 +296,6 @@ def _finish(store: Store) -> list[Proof]:
 def _from_json(text: str) -> Proof:
     values = json.loads(text)
     values["uses"] = tuple(Use(**use) for use in values["uses"])
-    for key in ("arrays", "shared_arrays", "replies", "named_in_audit"):
-        values[key] = tuple(values[key])
+    for key in ("arrays", "shared_arrays", "replies", "named_in_audit", "derived"):
+        values[key] = tuple(values.get(key, ()))
     return Proof(**values)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.numpy import save
@@ -18,7 +19,7 @@ from safetensors.numpy import save
 from client.store.atomic_files import UNFINISHED, check_room
 from client.store.store import Store
 from common.errors import ReleaseError, SettingsError, StoreError
-from common.plan import FederationPlan
+from common.plan import Earlier, FederationPlan
 from common.released_models import RECORD, Release, read_record, read_release, write_release
 from common.updates import Arrays, RoundRequest
 
@@ -74,6 +75,15 @@ def load_newest(store: Store) -> Release:
             raise
         # The next round's came meanwhile.
         return load_newest(store)
+
+
+def goes_on_from(store: Store) -> dict[str, Earlier]:
+    """Of each federation here that extends an earlier one: which, and after which of its rounds."""
+    plans = []
+    for folder in _newest_first(store):
+        with suppress(ReleaseError):  # damaged: it tells nothing
+            plans.append(read_record(folder).plan)
+    return {plan.federation: plan.extends for plan in plans if plan.extends is not None}
 
 
 def _put_in_place(folder: Path, models: bytes, plan: FederationPlan, number: int) -> None:

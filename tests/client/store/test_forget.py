@@ -26,6 +26,7 @@ from client.store.label_maps import MadeFrom, find_label_map, load_label_map, sa
 from client.store.layouts import find_cases
 from client.store.leftovers import find_leftovers
 from client.store.lock import alone, among_others
+from client.store.received_models import keep_received
 from client.store.reviews import save_review
 from client.store.rounds import (
     HospitalState,
@@ -41,8 +42,9 @@ from client.store.store import Store
 from client.store.uses import Use, find_uses
 from client.store.withdrawn import unfinished_withdrawals
 from common.errors import SettingsError, StoreError
-from common.plan import Task
+from common.plan import Earlier, FederationPlan, Task
 from common.scans import LabelMap, SliceAnnotation, SliceRef
+from common.updates import RoundRequest
 
 PATIENT, NAME = "MRN-4711-0815", "Zwerchfell^Anna"
 
@@ -174,6 +176,32 @@ def test_the_proof_says_what_went_and_which_models_saw_the_scan(
     assert details["arrays"] == list(proof.arrays)
     verify_audit(store)
     assert unfinished_withdrawals(store) == []
+
+
+def test_the_proof_names_federations_that_went_on_from_models_that_saw_the_scan(
+    store: Store, patients: list[str], plan: FederationPlan
+) -> None:
+    def receive(name: str, federation: str) -> str:
+        """Models of a federation that went on from the first round of another one."""
+        earlier = Earlier(federation=federation, round=1)
+        grown = plan.model_copy(update={"name": name, "extends": earlier})
+        request = RoundRequest(action="score", plan=grown, round=2)
+        keep_received(store, request, {"a": np.ones(2, np.float32)})
+        return grown.federation
+
+    # It trained in the first round of one federation, in the second alone of another.
+    early, late = "early-00000000", "late-00000000"
+    for federation, number in ((early, 1), (late, 2)):
+        state = HospitalState(federation, number, {"first": 0})
+        uses = {"trained": patients[:1], "scored": patients[2:]}
+        commit_round(store, state, f"{number}" * 64, b"weights", uses)
+    second = receive("second", early)
+    third = receive("third", second)
+    receive("other", late)
+    (proof,) = forget(store, patients[0])
+    assert proof.derived == (second, third)
+    (scored,) = forget(store, patients[2])
+    assert scored.derived == ()
 
 
 def test_the_memory_loads_without_the_scan_and_its_replies_are_not_sent_again(

@@ -11,11 +11,12 @@ import pytest
 
 from client.store import received_models
 from client.store.leftovers import find_leftovers, remove_leftovers
-from client.store.received_models import RECEIVED, keep_received, load_newest
+from client.store.received_models import RECEIVED, goes_on_from, keep_received, load_newest
 from client.store.store import Store
 from common.errors import ReleaseError, SettingsError, StoreError
 from common.networks.unet import build_networks, networks_to_arrays
-from common.plan import FederationPlan
+from common.plan import Earlier, FederationPlan
+from common.released_models import RECORD
 from common.updates import Arrays, RoundRequest
 
 
@@ -70,6 +71,19 @@ def test_nor_those_of_the_earlier_federation_or_of_self_learning(
     assert kept(store) == []
     receive(store, learns, 4, 1.0)
     assert kept(store) == ["round-00003"]
+
+
+def test_it_is_known_which_federation_goes_on_from_which(
+    store: Store, plan: FederationPlan
+) -> None:
+    earlier = Earlier(federation=plan.federation, round=1)
+    later = plan.model_copy(update={"name": "later", "extends": earlier})
+    receive(store, plan, 2, 1.0)
+    receive(store, later, 2, 1.0, "score")
+    assert goes_on_from(store) == {later.federation: earlier}
+    (record,) = store.folder.glob(f"{RECEIVED}/later-*/*/{RECORD}")
+    record.write_text("{")
+    assert goes_on_from(store) == {}
 
 
 def test_the_last_that_came_counts_even_if_it_is_of_an_earlier_round(
