@@ -28,7 +28,8 @@ def continual_scores(matrix: Sequence[Row], untrained: Row = ()) -> ContinualSco
     - BWT, what later stages did to a task, the mean over j < T of a[T][j] - a[j][j];
     - forgetting the mean over j < T of the best earlier a[i][j] (j <= i < T) minus a[T][j];
     - FWT, what earlier stages did for a task that nobody has trained on yet, the mean over j > 1 of
-      a[j-1][j] - b[j], where b[j], in `untrained`, is the Dice of the fresh weights of round 0;
+      a[j-1][j] - b[j], where b[j], in `untrained`, is the Dice of the fresh weights of round 0, of
+      which the same classes are silent;
     - learning accuracy, how well a task is known when its own stage ends, the mean of a[j][j].
 
     Holes (None) are left out of each mean, and a mean over nothing is None. Lopez-Paz and Ranzato,

@@ -23,7 +23,6 @@ PER_HOSPITAL = (
     ("training", "student_steps_per_round"),
     ("correspondence", "steps"),
     ("distillation", "registration_steps"),
-    ("annotation", "scans"),
     ("replay", "budget_scans"),
     ("replay", "budget_mb"),
 )
@@ -80,6 +79,7 @@ def _centralised(scenario: Scenario) -> Scenario:
     number = len(scenario.sites)
     if number == 1:
         return scenario
+    _check_all_painted(scenario)
     values = scenario.model_dump()
     plan = values["plan"]
     for section, name in PER_HOSPITAL:
@@ -87,9 +87,24 @@ def _centralised(scenario: Scenario) -> Scenario:
             plan[section][name] *= number
     plan["limits"].update(hospitals=1, quorum=1)
     plan.update(strategy={}, privacy={})
-    deals = [{**deal, "sites": ()} for deal in values["deals"]]
+    deals = [
+        {
+            **deal,
+            "sites": (),
+            "scans": deal["scans"] and deal["scans"] * len(deal["sites"] or values["sites"]),
+        }
+        for deal in values["deals"]
+    ]
     values.update(sites=["everybody"], deals=deals, faults=())
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, centralised")
+
+
+def _check_all_painted(scenario: Scenario) -> None:
+    if scenario.plan.annotation.scans is not None:
+        raise SettingsError(
+            "annotation.scans has the first ones painted that came, and of more scans in one place "
+            "others come first: it would compare other labels"
+        )
 
 
 def _joint(scenario: Scenario) -> Scenario:
@@ -97,6 +112,7 @@ def _joint(scenario: Scenario) -> Scenario:
     tasks = scenario.plan.tasks
     if len(tasks) == 1:
         return scenario
+    _check_all_painted(scenario)
     looks = {(task.modality, task.plane, task.window_hu) for task in tasks}
     if len(looks) > 1:
         raise SettingsError(

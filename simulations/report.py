@@ -50,13 +50,13 @@ from simulations.spread_score import SpreadScore, score_spread
 class StageScores:
     """The test scans after each stage: `segmenter[stage]`; the student after the last.
 
-    No `student` where the plan trains none. `untrained`: those of tasks after the first by the
-    fresh weights of round 0.
+    No `student` where the plan trains none. `untrained`: of each task after the first, its own by
+    the fresh weights of round 0, with the classes that were taught before its stage.
     """
 
     segmenter: list[list[CaseScores]]
     student: list[CaseScores] | None
-    untrained: list[CaseScores]
+    untrained: list[list[CaseScores]]
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ def score_stages(
 ) -> StageScores:
     """Scores the models that ended each stage on all test scans."""
     plan = scenario.plan
-    later_cases = {name for task in plan.tasks[1:] for name in test.case_names[task.name]}
-    later = [scan for scan in test.scans if scan.case in later_cases]
+    later = [
+        [scan for scan in test.scans if scan.case in test.case_names[task.name]]
+        for task in plan.tasks[1:]
+    ]
     trains_student = plan.training.student_steps_per_round > 0
-    num_scans = len(test.scans) * (len(plan.tasks) + trains_student) + len(later)
+    num_scans = len(test.scans) * (len(plan.tasks) + trains_student) + sum(map(len, later))
     on_scan = counted(progress, "score test scans", num_scans)
 
     def score(
@@ -104,7 +106,11 @@ def score_stages(
         arrays = read_state(folder.checkpoints / f"round-{number:05d}", plan).arrays
         segmenter.append(score(arrays, SEGMENTER, number=number))
     segmenter.append(score(state.arrays, SEGMENTER))
-    untrained = score(first_state(plan).arrays, SEGMENTER, later)
+    fresh = first_state(plan).arrays
+    untrained = [
+        score(fresh, SEGMENTER, scans, plan.last_round_of_stage(stage))
+        for stage, scans in enumerate(later)
+    ]
     student = score(state.arrays, STUDENT) if trains_student else None
     return StageScores(segmenter, student, untrained)
 
@@ -172,7 +178,8 @@ def _continual(
     test_cases: dict[str, list[str]],
 ) -> Continual:
     matrix = tuple(_row(plan, cases, test_cases) for cases in stages.segmenter)
-    untrained = (None, *_row(plan, stages.untrained, test_cases)[1:])
+    later = enumerate(stages.untrained, 1)
+    untrained = (None, *(_row(plan, cases, test_cases)[task] for task, cases in later))
     scores = continual_scores(matrix, untrained)
     return Continual(
         tasks=tuple(task.name for task in plan.tasks),

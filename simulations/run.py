@@ -174,14 +174,15 @@ def run_alone(
     """Trains a hospital without the others, with the steps it has in the federation.
 
     It begins with the first stage for which it has scans; later ones for which it has none it
-    trains from memory. None: it has no scans at all.
+    trains from memory, if the plan replays. None: it has no scans to train on at all.
     """
-    store = prepared.stores[site]
-    own = {scan.task for scan in list_scans(store)}
+    store, held_back = prepared.stores[site], scenario.plan.is_held_back
+    own = {scan.task for scan in list_scans(store) if not held_back(scan.scan_id)}
     tasks = tuple(task for task in scenario.plan.tasks if task.name in own)
     if not tasks:
         return None
-    if scenario.plan.replay.budget_scans > 0:
+    replay = scenario.plan.replay
+    if replay.budget_scans > 0 and replay.share > 0:
         tasks = scenario.plan.tasks[scenario.plan.tasks.index(tasks[0]) :]
     limits = scenario.plan.limits.model_copy(update={"hospitals": 1, "quorum": 1})
     strategy = scenario.plan.strategy.model_copy(update={"name": "FedAvg"})

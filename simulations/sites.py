@@ -67,7 +67,8 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
     """Who gets which case, from the scenario's seed alone.
 
     Raises:
-        SettingsError: a column or value that the scenario names is not in cases.csv.
+        SettingsError: a column or value that the scenario names is not in cases.csv, or a site gets
+            the same case for two tasks.
     """
     columns = read_columns(dataset)
     names = [case.name for case in dataset.cases]
@@ -95,7 +96,21 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
             per_site[site] = sorted({*per_site.get(site, []), *names_of_site})
             for name in names_of_site:
                 dealt.classes_painted[name] = {*dealt.classes_painted.get(name, ()), *classes}
+    _check_one_task_each(dealt)
     return dealt
+
+
+def _check_one_task_each(dealt: Dealt) -> None:
+    task_of: dict[tuple[str, str], str] = {}
+    for task, per_site in dealt.training.items():
+        for site, names in per_site.items():
+            for name in names:
+                other = task_of.setdefault((site, name), task)
+                if other != task:
+                    raise SettingsError(
+                        f"{site} gets the case {name!r} for the tasks {other!r} and {task!r}, and "
+                        "a scan serves one task: deal parts of them (`part`), or others by `where`"
+                    )
 
 
 def patients_of(scenario: Scenario, dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:

@@ -87,7 +87,9 @@ def test_no_two_arms_of_a_scenario_are_the_same_federation(name: str) -> None:
         assert plans[one] != plans[other], f"{one!r} and {other!r} are one"
     of_several_tasks = {"joint"} if len(scenario.plan.tasks) > 1 else set()
     assert chosen.orders == (("given", "reversed") if of_several_tasks else ("given",))
-    always = {"as-is", "local-only", "centralised", "full-labels"}
+    always = {"as-is", "local-only", "full-labels"}
+    paints_all = scenario.plan.annotation.scans is None
+    assert ("centralised" in {arm.name for arm in chosen.arms}) == paints_all
     assert always | of_several_tasks <= {arm.name for arm in chosen.arms}
 
 
@@ -153,7 +155,9 @@ def test_ewc_and_lwf_retain_by_one_thing_each_and_replay_nothing() -> None:
 
 
 def test_one_hospital_in_the_place_of_all_has_all_they_had(tmp_path: Path) -> None:
-    scenario = with_plan(drawn("cardiac_vendors"), {"annotation": {"scans": 3}})
+    scenario = drawn("cardiac_vendors")
+    few = [one.model_copy(update={"scans": 1}) for one in scenario.deals]
+    scenario = scenario.model_copy(update={"deals": tuple(few)})
     central, dataset = arm_named("centralised", scenario), hearts(tmp_path)
     assert central.sites == ("everybody",)
     assert (central.plan.limits.hospitals, central.plan.limits.quorum) == (1, 1)
@@ -215,6 +219,13 @@ def test_tasks_of_different_looks_cannot_be_joint() -> None:
     with pytest.raises(SettingsError, match=r"'hippocampus_stream' has no joint: its tasks differ"):
         choose(mixed, settings(arms=["joint"]))
     assert "joint" not in [arm.name for arm in choose(mixed, settings()).arms]
+
+
+def test_where_the_first_scans_that_come_are_painted_nothing_is_put_together() -> None:
+    scenario = with_plan(drawn("cardiac_classes"), {"annotation": {"scans": 2}})
+    reasons = reasons_against(scenario)
+    for name in ("centralised", "joint", "joint-same-labels"):
+        assert "others come first" in reasons[name]
 
 
 def test_both_orders_give_each_task_the_same_scans(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_a_run_leaves_what_the_design_promises(finished: tuple[Path, Report]) ->
     assert [one.site for one in report.local_only] == ["hospital-a", "hospital-b"]
     assert report.continual is not None
     assert np.shape(report.continual.dice_matrix) == (2, 2)
+    before, fresh = report.continual.untrained
+    assert before is None
+    assert fresh is not None
+    assert 0 < fresh < 1  # both stages teach the same classes: weights nobody trained find some
     assert report.segmenter is not None
     assert report.segmenter.cases == 4
     assert report.communication.rounds == 4
@@ -87,6 +91,31 @@ def test_cases_csv_means_are_the_reports_means(finished: tuple[Path, Report]) ->
     for structure, mean in report.segmenter.dice.items():
         values = [float(row["dice"]) for row in rows if row["structure"] == structure]
         assert np.mean(values) == pytest.approx(mean)
+
+
+def test_what_no_stage_before_taught_is_no_transfer(tmp_path: Path) -> None:
+    values = small_scenario().model_dump()
+    for task, name in zip(values["plan"]["tasks"], ("head", "body"), strict=True):
+        task["classes"] = (name,)
+    report = run_scenario(Scenario.model_validate(values), None, tmp_path)
+    assert report.continual is not None
+    # A body is found by nobody before its stage: not by the first stage, nor by fresh weights.
+    assert report.continual.dice_matrix[0][1] == 0
+    assert report.continual.untrained == (None, 0.0)
+    assert report.continual.fwt == 0
+
+
+def test_alone_and_without_replay_a_hospital_has_the_stages_that_it_has_scans_for(
+    tmp_path: Path,
+) -> None:
+    scenario = small_scenario(replay={"share": 0.0})
+    first, second = scenario.deals
+    deals = (first, second.model_copy(update={"sites": ("hospital-b",)}))
+    scenario = scenario.model_copy(update={"deals": deals})
+    run_scenario(scenario, None, tmp_path, local_only=True)
+    for site, tasks in (("hospital-a", 1), ("hospital-b", 2)):
+        plan = RunFolder(tmp_path / "local_only" / site).read_plan()
+        assert len(plan.tasks) == tasks
 
 
 def test_a_student_that_nobody_trained_is_not_scored(tmp_path: Path) -> None:

@@ -62,11 +62,11 @@ def test_a_deal_may_have_few_of_its_tasks_classes_painted(
     deals = (
         Deal(task="scanner-1", part=(1, 2), classes=("head",)),
         Deal(task="scanner-1", part=(2, 2), classes=("body",)),
-        Deal(task="scanner-2", part=(2, 2)),
+        Deal(task="scanner-1", part=(2, 2), classes=("head",)),
     )
     dealt = deal_cases(scenario(deals=deals), dataset)
     painted = [sorted(dealt.classes_painted[name]) for name in sorted(dealt.classes_painted)]
-    # The second half has both: it is in a deal of another task, which names no classes.
+    # The second half has both: two deals name one each.
     assert (painted.count(["head"]), painted.count(["body", "head"])) == (16, 16)
     values = small_scenario().model_dump()
     values["deals"][0]["classes"] = ("head", "tail")
@@ -88,7 +88,7 @@ def test_sites_get_equal_shares(tmp_path: Path, scenario: Callable[..., Scenario
 
 def test_the_seed_alone_decides(tmp_path: Path, scenario: Callable[..., Scenario]) -> None:
     dataset = make_dataset(tmp_path, rows(40))
-    deals = (Deal(task="scanner-1"), Deal(task="scanner-2", part=(2, 2)))
+    deals = (Deal(task="scanner-1", part=(1, 2)), Deal(task="scanner-2", part=(2, 2)))
     first = deal_cases(scenario(deals=deals), dataset)
     assert deal_cases(scenario(deals=deals), dataset) == first
     assert deal_cases(scenario(deals=deals).with_seed(1), dataset) != first
@@ -96,7 +96,7 @@ def test_the_seed_alone_decides(tmp_path: Path, scenario: Callable[..., Scenario
 
 def test_a_share_splits_without_a_column(tmp_path: Path, scenario: Callable[..., Scenario]) -> None:
     dataset = make_dataset(tmp_path, rows(40))
-    deals = (Deal(task="scanner-1"), Deal(task="scanner-2"))
+    deals = (Deal(task="scanner-1", part=(1, 2)), Deal(task="scanner-2", part=(2, 2)))
     dealt = deal_cases(scenario(deals=deals, test=Split(share=0.25)), dataset)
     assert len(dealt.test["scanner-1"]) == 10
 
@@ -130,3 +130,15 @@ def test_several_deals_of_a_task_come_together(
     assert sorted(together.test["scanner-1"]) == sorted(
         [n for ns in apart.test.values() for n in ns]
     )
+
+
+def test_a_site_that_gets_a_case_for_two_tasks_is_refused(
+    tmp_path: Path, scenario: Callable[..., Scenario]
+) -> None:
+    dataset = make_dataset(tmp_path, rows(40))
+    deals = (Deal(task="scanner-1"), Deal(task="scanner-2", where={"vendor": "x"}))
+    message = (
+        r"hospital-. gets the case 'c\d\d' for the tasks 'scanner-1' and 'scanner-2', and a scan"
+    )
+    with pytest.raises(SettingsError, match=message):
+        deal_cases(scenario(deals=deals), dataset)
