@@ -173,7 +173,7 @@ def _material(store: Store, plan: FederationPlan, device: torch.device) -> tuple
     stage, policy = plan.stage_of_round(number), read_policy(store.folder)
     labelled = find_labelled(store, plan, stage, policy)
     before = load_state(store, plan.federation, number - 1, plan.extends)
-    material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
+    material = choose_material(plan, stage, labelled, before, policy)
     if material.outcome == "abstained":
         raise StoreError(
             f"{store.hospital} has no annotated scan of this plan to train on: paint one first"

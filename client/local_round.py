@@ -48,6 +48,7 @@ from client.round_material import (
     count_set_aside,
     find_labelled,
     remember,
+    serves_images,
 )
 from client.round_result import RoundResult
 from client.round_training import load_learners, train_models
@@ -238,7 +239,7 @@ def train_round(
     segmenter = load_segmenter(plan, number - 1, arrays)
     started = time.perf_counter()
 
-    policy, clock = terms.policy, terms.clock
+    policy, clock, images = terms.policy, terms.clock, serves_images(request)
     ask_for_slices(hospital, plan, number, segmenter, device, terms)
     labelled = find_labelled(store, plan, stage, policy)
     maker = label_maker(store, plan, arrays, device, policy.allowed_tasks(plan.tasks), clock)
@@ -246,7 +247,7 @@ def train_round(
     propagated = time.perf_counter()
 
     scores = score_held_back(store, request, labelled, segmenter, device, clock)
-    material = choose_material(plan, stage, labelled, before, policy.min_annotated_scans)
+    material = choose_material(plan, stage, labelled, before, policy, with_images=images)
     hardness = measure_hardness(maker, segmenter, before.memory, material, clock)
     scored = time.perf_counter()
 
@@ -256,7 +257,6 @@ def train_round(
     learners = load_learners(plan, number, arrays, old)
     trained = train_models(store, request, material, learners, device, clock, before.own_networks)
     remembered = remember(store, plan, before, material, number, hardness)
-    after = replace(remembered, own_networks=trained.own_networks)
     seconds = {
         "propagate": propagated - started + joined - scored,
         "score": scored - propagated,
@@ -273,6 +273,7 @@ def train_round(
     to_send = {} if material.outcome == "abstained" else learners.to_arrays()
     if trained.stopped_early:
         note = note.model_copy(update={"reason": STOPPED_EARLY})
+    after = replace(remembered, own_networks=trained.own_networks)
     return RoundResult(LocalUpdate(to_send, note), after, _uses(material, labelled))
 
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from client.few_labels.pseudo_labels import teaching_of
 from client.learning.replay import (
     Budget,
     WhoGoes,
@@ -25,7 +26,7 @@ from client.store.store import Store
 from common.plan import FederationPlan, Task
 from common.random_streams import generator
 from common.scans import SliceAnnotation
-from common.updates import Outcome
+from common.updates import Outcome, RoundRequest
 
 MEGABYTE = 1e6
 
@@ -58,7 +59,7 @@ class Labelled:
 class Material:
     """What a round trains on: the newest task that is still open, or none, and the memory.
 
-    `unannotated`: scans of the task that serve by their images alone, if the plan has any do so.
+    `unannotated`: scans of the task that serve by their images alone, if any do so in this round.
     """
 
     task: Task | None
@@ -98,30 +99,42 @@ def find_labelled(
 
 
 def choose_material(
-    plan: FederationPlan, stage: int, labelled: Labelled, state: HospitalState, least: int = 0
+    plan: FederationPlan,
+    stage: int,
+    labelled: Labelled,
+    state: HospitalState,
+    policy: Policy = ALLOWS_ALL,
+    *,
+    with_images: bool = False,
 ) -> Material:
     """The newest task with enough scans that no earlier stage has trained; and the memory.
 
     A task that was trained in an earlier stage is over: its scans come back through the memory
     only. A hospital that lags behind trains the task it has now in the stage that runs now. Tasks
-    that are not in `labelled` do not count, and no model is made from fewer than `least` scans, nor
-    from memory alone where the plan replays nothing and keeps it to weigh the weights by.
+    that are not in `labelled` do not count, and no model is made from fewer scans than the policy
+    asks for, nor from memory alone where the plan replays nothing and keeps it to weigh the weights
+    by. The unannotated ones serve only `with_images`.
     """
-    allowed = set(labelled.training)
-    pseudo = plan.few_labels.pseudo_labels
-    teaches = pseudo.weight > 0 and pseudo.unannotated > 0
-    uses_images = teaches or plan.distillation.uses_pairs
+    allowed, least = set(labelled.training), policy.min_annotated_scans
     for task in reversed(plan.tasks[: stage + 1]):
         scans = labelled.training.get(task.name, [])
         is_open = state.tasks_trained.get(task.name, stage) == stage
         if is_open and len(scans) >= max(plan.training.min_annotated_scans, least):
             others = allowed - {task.name}
-            unannotated = labelled.unannotated.get(task.name, []) if uses_images else []
+            unannotated = labelled.unannotated.get(task.name, []) if with_images else []
             remembered = _remembered(state, others, labelled.flagged)
             return Material(task, scans, remembered, unannotated)
     remembered = _remembered(state, allowed, labelled.flagged)
     replays = plan.replay.share > 0 and len(remembered) >= least
     return Material(None, [], remembered if replays else [])
+
+
+def serves_images(request: RoundRequest) -> bool:
+    """Whether in this round scans that nobody painted serve by their images alone."""
+    plan, dice = request.plan, request.held_back_dice
+    teaching = teaching_of(plan, plan.share_of_stage_done(request.round), dice)
+    teaches = teaching.weight > 0 and plan.few_labels.pseudo_labels.unannotated > 0
+    return teaches or plan.distillation.uses_pairs
 
 
 def _remembered(state: HospitalState, tasks: set[str], flagged: Set[str]) -> list[str]:

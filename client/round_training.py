@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets import UNet
 
 from client.few_labels.prototypes import contrast_term
-from client.few_labels.pseudo_labels import add_unannotated, second_stage
+from client.few_labels.pseudo_labels import add_unannotated, second_stage, teaching_of
 from client.few_labels.synthesis import synthesise
 from client.learning.batches import Batch, draw_batches
 from client.learning.draw_ahead import draw_ahead, leaves_cores_idle
@@ -162,7 +162,7 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         steps = FISHER_BATCHES if material.remembered else 0
         return draw_batches([], material.remembered, load, plan, steps=steps, rng=rng("remembered"))
 
-    done = plan.share_of_stage_done(request.round)
+    teaching = teaching_of(plan, plan.share_of_stage_done(request.round), request.held_back_dice)
     best = map(load, material.current or material.remembered)
     drawn = synthesise(batches, best, plan, rng("synthesis"))
     drawn = add_unannotated(
@@ -171,7 +171,7 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         cache(partial(load_scan, store)),
         plan,
         rng("unannotated"),
-        share_of_stage_done=done,
+        teaching=teaching,
     )
     if leaves_cores_idle(device):
         # What comes after depends on the weights, and has to wait for the step before.
@@ -185,7 +185,7 @@ def _to_learn(  # noqa: PLR0913, PLR0917  (all that a round has at hand)
         segmenter,
         learners.embedding,
         plan.few_labels.pseudo_labels,
-        share_of_stage_done=done,
+        teaching=teaching,
         device=device,
         rng=rng("mixing"),
     )

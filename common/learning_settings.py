@@ -28,7 +28,11 @@ class Augmentation(Settings):
 
 
 class Training(Settings):
-    """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid."""
+    """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid.
+
+    No hospital trains on a `held_back_share` of its scans. A class that was scored on at least
+    `judged_slices` of them, at all hospitals together, has a Dice that a guard may go by.
+    """
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
     patch_size: tuple[PatchSide, PatchSide, PatchSide]
@@ -41,6 +45,7 @@ class Training(Settings):
     clip_norm: float = Field(default=1.0, gt=0)
     smoothing_max: float = Field(default=0.1, ge=0, lt=1)
     held_back_share: float = Field(default=0.1, ge=0, le=0.5)
+    judged_slices: int = Field(default=8, ge=1)
     min_annotated_scans: int = Field(default=1, ge=1)
     augmentation: Augmentation = Augmentation()
 
@@ -133,11 +138,15 @@ class PseudoLabels(Settings):
     teacher's, from step to step. `unannotated` patches are added to each batch from then on, where
     a hospital has scans without annotation. At full weight `mixed_share` of the batches have a box
     swapped among their patches.
+
+    With `teacher_from`, the teacher speaks of the classes that have this Dice, at least, on the
+    slices that all hospitals hold back; to it all others are background. None: of every class.
     """
 
     weight: float = Field(default=0.0, ge=0, le=100)
     confidence: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.99, ge=0, lt=1)
+    teacher_from: Share | None = None
     begins_at: float = Field(default=0.5, ge=0, lt=1)
     ramp_share: float = Field(default=0.2, gt=0, le=1)
     unannotated: int = Field(default=2, ge=0, le=256)

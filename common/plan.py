@@ -217,6 +217,7 @@ class FederationPlan(Settings):
     @model_validator(mode="after")
     def _check(self) -> "FederationPlan":
         _check_labels(self)
+        _check_prototypes(self)
         _check_pseudo_labels(self)
         _check_patch(self)
         _check_strategy(self.strategy, self.limits)
@@ -326,6 +327,15 @@ def _check_labels(plan: FederationPlan) -> None:
             raise ValueError(f"task {task.name!r} names a class twice: {list(task.classes)}")
 
 
+def _check_prototypes(plan: FederationPlan) -> None:
+    name = plan.strategy.name
+    if plan.few_labels.prototypes.weight > 0 and name in ("FedMedian", "FedTrimmedAvg"):
+        raise ValueError(
+            f"{name} takes the middle of what hospitals send, and a class that few of them have "
+            "would never get a prototype: leave out few_labels.prototypes, or take another strategy"
+        )
+
+
 def _check_pseudo_labels(plan: FederationPlan) -> None:
     short = [task.name for task in plan.tasks if task.rounds == 1]
     if plan.few_labels.pseudo_labels.weight > 0 and short:
@@ -391,11 +401,16 @@ def _check_privacy(plan: FederationPlan) -> None:
             f"noise is measured for a mean in which every hospital weighs the same: with "
             f"privacy.noise_multiplier use FedAvg or FedProx, not {plan.strategy.name}"
         )
-    if plan.propagation.segmenter_from is not None:
-        raise ValueError(
-            "propagation.segmenter_from needs the hospitals' scores at every hospital, and no "
-            "noise covers those: leave it out, or privacy.noise_multiplier"
-        )
+    judges = {
+        "propagation.segmenter_from": plan.propagation.segmenter_from,
+        "few_labels.pseudo_labels.teacher_from": plan.few_labels.pseudo_labels.teacher_from,
+    }
+    for name, least in judges.items():
+        if least is not None:
+            raise ValueError(
+                f"{name} needs the hospitals' scores at every hospital, and no noise covers those: "
+                "leave it out, or privacy.noise_multiplier"
+            )
     if plan.wire != "float32":
         raise ValueError(
             "the epsilon of privacy.noise_multiplier is reckoned for updates as hospitals trained "

@@ -146,7 +146,7 @@ def build_card(
         tasks=tasks,
         networks=networks,
         hospitals=hospitals,
-        mean_dice=scored.held_back_dice if scored else {},
+        mean_dice=scored.held_back_dice(plan.training.judged_slices) if scored else {},
         annotation=_annotation(plan, hospitals, share_of_slices),
         training=TrainingFacts(
             strategy=plan.strategy,

@@ -8,8 +8,6 @@ from pydantic import Field
 from common.settings_file import Settings
 from common.updates import Arrays, Note
 
-SLICES_TO_JUDGE_BY = 8
-
 
 class Dropped(Settings):
     """A hospital whose answer did not count in a round, and why."""
@@ -40,19 +38,17 @@ class RoundRecord(Settings):
     bytes_up: dict[str, dict[str, int]] = {}
     seconds: dict[Literal["wait", "aggregate"], float] = {}
 
-    @property
-    def held_back_dice(self) -> dict[str, float]:
+    def held_back_dice(self, least_slices: int) -> dict[str, float]:
         """Each class's Dice on all hospitals' held-back slices, tasks weighed by their slices.
 
-        A class that was scored on fewer than SLICES_TO_JUDGE_BY is left out: one or two tell
-        nothing.
+        A class that was scored on fewer than `least_slices` is left out.
         """
         scores = [score for note in self.notes for score in note.scores]
         result = {}
         for name in sorted({name for score in scores for name in score.dice}):
             counted = [(score.dice[name], score.cases) for score in scores if name in score.dice]
             slices = sum(cases for _, cases in counted)
-            if slices >= SLICES_TO_JUDGE_BY:
+            if slices >= least_slices:
                 result[name] = sum(dice * cases for dice, cases in counted) / slices
         return result
 

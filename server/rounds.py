@@ -251,7 +251,8 @@ def _ask_round(
 ) -> tuple[RoundRecord, Answers]:
     plan = federation.plan
     number = state.round + (action == "train")
-    held_back = state.history[-1].held_back_dice if state.history else {}
+    least = plan.training.judged_slices
+    held_back = state.history[-1].held_back_dice(least) if state.history else {}
     if plan.privacy.adds_noise:
         held_back = {}  # no noise covers scores, so none travel from one hospital to another
     request = RoundRequest(action=action, plan=plan, round=number, held_back_dice=held_back)

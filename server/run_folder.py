@@ -126,7 +126,8 @@ class RunFolder:
                 raise SettingsError(
                     f"{self.path} holds a run of another plan ({kept.federation}, this one is "
                     f"{plan.federation}), different in {differences(kept, plan)}: give this one "
-                    "another name or folder, or remove that folder"
+                    "another name or folder, or remove that folder; labels and tasks are added to "
+                    "what is trained by a plan of another name that `extends` this one"
                 )
             return
         text = tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True))

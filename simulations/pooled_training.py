@@ -12,7 +12,7 @@ from client.distillation.learn_from_pairs import pairs_term
 from client.distillation.pairs import Cohort, Pair, draw_pairs
 from client.distillation.registration import build_registration, train_registration
 from client.few_labels.prototypes import contrast_term
-from client.few_labels.pseudo_labels import add_unannotated, second_stage
+from client.few_labels.pseudo_labels import add_unannotated, second_stage, teaching_of
 from client.few_labels.synthesis import synthesise
 from client.learning.batches import draw_batches
 from client.learning.examples import Example
@@ -53,20 +53,21 @@ def train_pooled(  # noqa: PLR0913  (what a comparison varies, and nothing of it
         )
         batches = synthesise(batches, examples.values(), plan, rng("synthesis"))
         done = part / (PARTS - 1)
+        teaching = teaching_of(plan, done, {})
         batches = add_unannotated(
             batches,
             list(unannotated),
             unannotated.__getitem__,
             plan,
             rng("unannotated"),
-            share_of_stage_done=done,
+            teaching=teaching,
         )
         batches, terms = second_stage(
             batches,
             network,
             embedding,
             few_labels.pseudo_labels,
-            share_of_stage_done=done,
+            teaching=teaching,
             device=device,
             rng=rng("mixing"),
         )

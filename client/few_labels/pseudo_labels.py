@@ -8,16 +8,19 @@ A network that learns from its own labels can confirm its own mistakes. Against 
 label keeps it, and the pseudo-labels are a term beside the labels' own, so that no number of their
 voxels outweighs what was painted; the teacher begins each round at the federation's mean and hardly
 moves within it; it counts only where it is sure and where the prototypes, which rest on labels
-alone, agree; it begins when a stage is half done; and nothing is kept: each step makes its
-pseudo-labels anew. It sees more than its pupil: patches are cut and mixed once it has looked.
+alone, agree; it begins when a stage is half done, and, where the plan asks for it, speaks only of
+classes that the segmenter has earned on slices that no hospital trained on, as it has to before it
+joins spread labels; and nothing is kept: each step makes its pseudo-labels anew. It sees more than
+its pupil: patches are cut and mixed once it has looked.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import Module
 
@@ -35,16 +38,58 @@ from common.plan import FederationPlan
 from common.scans import Scan
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What a round's teacher has to say: the weight of its loss term, and of which classes.
+
+    A weight of 0: nothing, and there is no teacher.
+    """
+
+    weight: float
+    classes: frozenset[int]
+
+
+def teaching_of(
+    plan: FederationPlan, share_of_stage_done: float, held_back_dice: Mapping[str, float]
+) -> Teaching:
+    """The weight rises once its part of the stage has come, if any class is earned.
+
+    `held_back_dice`: by the names of classes, on the slices that all hospitals hold back. A class
+    without one is not earned.
+    """
+    settings = plan.few_labels.pseudo_labels
+    least = settings.teacher_from
+    earned = frozenset(
+        label.index
+        for label in plan.labels
+        if least is None or held_back_dice.get(label.name, -1.0) >= least
+    )
+    return Teaching(ramped_weight(settings, share_of_stage_done) if earned else 0.0, earned)
+
+
 class Teacher:
-    """A moving average of a segmenter in training, and the prototypes that must agree, if any."""
+    """A moving average of a segmenter in training, and the prototypes that must agree, if any.
+
+    It speaks of `classes`; the others are background to it.
+    """
 
     def __init__(
-        self, segmenter: Module, settings: PseudoLabels, embedding: Embedding | None
+        self,
+        segmenter: Module,
+        settings: PseudoLabels,
+        embedding: Embedding | None,
+        classes: frozenset[int],
     ) -> None:
         """It begins as the segmenter is now."""
         self.network = copy.deepcopy(segmenter).eval().requires_grad_(False)
         self.settings = settings
         self.embedding = embedding
+        self.classes = classes
+
+    def speaks_of(self, num_classes: int, device: torch.device) -> Bool[Tensor, " n"]:
+        """Which channels it tells apart; the background is one of them."""
+        told = [index == 0 or index in self.classes for index in range(num_classes)]
+        return torch.tensor(told, device=device)
 
     @torch.no_grad()
     def follow(self, segmenter: Module) -> None:
@@ -59,11 +104,16 @@ class Teacher:
         on_cuda = batch.image.is_cuda
         with torch.autocast(batch.image.device.type, dtype=torch.float16, enabled=on_cuda):
             features, logits = features_and_logits(self.network, batch.image)
+        told = self.speaks_of(logits.shape[1], logits.device)
         taught = torch.softmax(logits.float(), dim=1)
+        untold = (taught * ~told[:, None, None, None]).sum(1)
+        taught = taught * told[:, None, None, None]
+        taught[:, 0] += untold
         sure, classes = taught.max(1)
         counts = (batch.weight == 0) & (sure >= self.settings.confidence)
         if self.embedding is not None:
-            counts &= nearest_class(self.embedding, features, classes.shape[1:]) == classes
+            nearest = nearest_class(self.embedding, features, classes.shape[1:])
+            counts &= torch.where(told[nearest], nearest, 0) == classes
         return taught * counts[:, None]
 
 
@@ -73,7 +123,7 @@ def second_stage(  # noqa: PLR0913  (all that a round has at hand)
     embedding: Embedding | None,
     settings: PseudoLabels,
     *,
-    share_of_stage_done: float,
+    teaching: Teaching,
     device: torch.device,
     rng: np.random.Generator,
 ) -> tuple[Iterator[Batch], list[LossTerm]]:
@@ -82,11 +132,11 @@ def second_stage(  # noqa: PLR0913  (all that a round has at hand)
     The teacher begins as the segmenter is now, and follows it from step to step. The share that is
     mixed rises with the weight.
     """
-    weight = ramped_weight(settings, share_of_stage_done)
+    weight = teaching.weight
     if weight == 0:
         return batches, []
     mixed_share = settings.mixed_share * weight / settings.weight
-    teacher = Teacher(segmenter.to(device), settings, embedding)
+    teacher = Teacher(segmenter.to(device), settings, embedding, teaching.classes)
 
     def taught() -> Iterator[Batch]:
         for batch in batches:
@@ -98,7 +148,8 @@ def second_stage(  # noqa: PLR0913  (all that a round has at hand)
     def term(_network: Module, batch: Batch, logits: Logits) -> Tensor:
         assert batch.taught is not None  # the batches went through `taught`
         counts = batch.taught.sum(1)
-        known = torch.ones_like(batch.known)
+        told = teacher.speaks_of(logits.shape[1], logits.device)
+        known = told[:, None, None, None].expand_as(batch.known)
         return weight * segmentation_loss(logits, batch.taught, counts, known)
 
     return taught(), [term]
@@ -117,15 +168,14 @@ def add_unannotated(
     plan: FederationPlan,
     rng: np.random.Generator,
     *,
-    share_of_stage_done: float,
+    teaching: Teaching,
 ) -> Iterator[Batch]:
     """The batches with a few more patches each, from scans of which nothing is known.
 
     As they came where there are no such scans, or nobody teaches on them yet.
     """
     settings, number = plan.training, plan.few_labels.pseudo_labels.unannotated
-    weight = ramped_weight(plan.few_labels.pseudo_labels, share_of_stage_done)
-    if not scan_ids or number == 0 or weight == 0:
+    if not scan_ids or number == 0 or teaching.weight == 0:
         return batches
 
     def added() -> Iterator[Batch]:

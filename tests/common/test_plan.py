@@ -208,6 +208,16 @@ def test_refuses_a_trimming_that_cuts_nobody(plan_values: Values) -> None:
         parse_settings(FederationPlan, plan_values, "plan.toml")
 
 
+@pytest.mark.parametrize("name", ["FedMedian", "FedTrimmedAvg"])
+def test_the_middle_of_prototypes_is_refused(plan_values: Values, name: str) -> None:
+    plan_values["few_labels"] = {"prototypes": {"weight": 0.1}}
+    plan_values["limits"] = {"hospitals": 9, "quorum": 5}
+    FederationPlan.model_validate(plan_values)
+    plan_values["strategy"] = {"name": name}
+    with pytest.raises(SettingsError, match=f"{name} takes the middle .* never get a prototype"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
 def test_the_plan_is_frozen_to_its_leaves(plan: FederationPlan) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         plan.seed = 1  # type: ignore[misc]

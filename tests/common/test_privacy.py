@@ -37,6 +37,10 @@ def test_impossible_values_are_refused(values: dict[str, Any], complaint: str) -
     [
         ({"strategy": {"name": "FedMedian"}}, r"use FedAvg or FedProx, not FedMedian"),
         ({"propagation": {"segmenter_from": 0.5}}, r"segmenter_from needs the hospitals' scores"),
+        (
+            {"few_labels": {"pseudo_labels": {"teacher_from": 0.5}}},
+            r"few_labels\.pseudo_labels\.teacher_from needs the hospitals' scores",
+        ),
         ({"few_labels": {"prototypes": {"weight": 0.1}}}, r"noise would give a prototype"),
         ({"wire": "float16-deltas"}, r'rounds them first: set wire = "float32", or leave out'),
     ],

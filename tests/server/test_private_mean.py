@@ -258,9 +258,18 @@ def test_a_model_that_did_not_move_is_left_out_where_updates_are_clipped(
     assert "west" in state.history[0].averaged
 
 
-@pytest.mark.parametrize("noisy", [True, False])
-def test_no_scores_travel_between_hospitals_where_there_is_noise(
-    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noisy: bool
+@pytest.mark.parametrize(("noise", "judged_slices", "travel"), [
+    ({"privacy": NOISY}, 8, False),
+    ({}, 36, True),
+    ({}, 37, False),
+])  # fmt: skip
+def test_scores_travel_between_hospitals_without_noise_and_if_they_are_of_enough_slices(
+    make_plan: MakePlan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    noise: dict[str, Any],
+    judged_slices: int,
+    travel: bool,
 ) -> None:
     honest, told = fake_hospitals._update, []
 
@@ -272,6 +281,7 @@ def test_no_scores_travel_between_hospitals_where_there_is_noise(
         return LocalUpdate(update.arrays, note)
 
     monkeypatch.setattr(fake_hospitals, "_update", scoring)
-    plan = make_plan(limits=LIMITS, **({"privacy": NOISY} if noisy else {}))
-    _run(FakeHospitals(NAMES), plan, tmp_path)
-    assert any(told) != noisy
+    training = {**make_plan().training.model_dump(), "judged_slices": judged_slices}
+    plan = make_plan(limits=LIMITS, training=training, **noise)
+    _run(FakeHospitals(NAMES), plan, tmp_path)  # four hospitals of nine slices each
+    assert any(told) == travel

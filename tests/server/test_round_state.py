@@ -1,7 +1,7 @@
 import pytest
 
 from common.updates import Note, TaskScore
-from server.round_state import SLICES_TO_JUDGE_BY, RoundRecord, RoundState
+from server.round_state import RoundRecord, RoundState
 
 
 def note(hospital: str, *scores: tuple[str, dict[str, float], int]) -> Note:
@@ -18,14 +18,15 @@ def test_held_back_dice_of_each_class_weighs_tasks_by_their_slices() -> None:
     )
     record = RoundRecord(round=1, stage=0, notes=notes)
     # x: (0.5 * 6 + 0.9 * 2 + 0.8 * 4) / 12; y: (0.7 * 6 + 0.1 * 4) / 10
-    assert record.held_back_dice == pytest.approx({"x": 8 / 12, "y": 0.46})
+    assert record.held_back_dice(12) == pytest.approx({"x": 8 / 12})
+    assert record.held_back_dice(10)["y"] == pytest.approx(0.46)
 
 
-@pytest.mark.parametrize("slices", [1, SLICES_TO_JUDGE_BY - 1])
+@pytest.mark.parametrize("slices", [1, 7])
 def test_a_class_scored_on_too_few_slices_is_left_out(slices: int) -> None:
-    notes = (note("a", ("low", {"x": 0.5}, slices), ("mid", {"y": 0.5}, SLICES_TO_JUDGE_BY)),)
-    assert RoundRecord(round=1, stage=0, notes=notes).held_back_dice == {"y": 0.5}
-    assert RoundRecord(round=1, stage=0).held_back_dice == {}
+    notes = (note("a", ("low", {"x": 0.5}, slices), ("mid", {"y": 0.5}, 8)),)
+    assert RoundRecord(round=1, stage=0, notes=notes).held_back_dice(8) == {"y": 0.5}
+    assert RoundRecord(round=1, stage=0).held_back_dice(1) == {}
 
 
 def test_a_rounds_scores_come_with_the_next_or_with_the_closing_ones() -> None:

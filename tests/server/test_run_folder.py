@@ -98,7 +98,7 @@ def test_another_plan_is_refused_and_the_first_kept(
     folder, other = RunFolder(tmp_path), make_plan(seed=1)
     folder.keep_plan(plan)
     message = rf"holds a run of another plan \({plan.federation}, this one is {other.federation}\)"
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(SettingsError, match=f"{message}.* that `extends` this one"):
         folder.keep_plan(other)
     assert folder.read_plan() == plan
 

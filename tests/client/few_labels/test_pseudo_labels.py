@@ -9,7 +9,14 @@ from monai.networks.nets import UNet
 from small_scenario import small_scenario
 from torch import Tensor
 
-from client.few_labels.pseudo_labels import Teacher, add_unannotated, ramped_weight, second_stage
+from client.few_labels.pseudo_labels import (
+    Teacher,
+    Teaching,
+    add_unannotated,
+    ramped_weight,
+    second_stage,
+    teaching_of,
+)
 from client.learning.batches import Batch
 from client.learning.losses import segmentation_loss
 from client.learning.train_models import LossTerm
@@ -20,6 +27,7 @@ from common.plan import FederationPlan
 from common.scans import Geometry, Scan
 
 CPU = torch.device("cpu")
+ALL = frozenset({1, 2})
 SETTINGS = PseudoLabels(weight=2.0, momentum=0.5, begins_at=0.5, ramp_share=0.4, mixed_share=0.0)
 
 
@@ -46,13 +54,27 @@ def half_labelled(plan: FederationPlan, seed: int = 0) -> Batch:
     return Batch(image, target, weight, weight > 0, known, torch.zeros(2, dtype=torch.bool))
 
 
+def teacher_of(
+    segmenter: UNet,
+    settings: PseudoLabels = SETTINGS,
+    embedding: Embedding | None = None,
+    classes: frozenset[int] = ALL,
+) -> Teacher:
+    return Teacher(segmenter, settings, embedding, classes)
+
+
 def staged(
-    drawn: Iterable[Batch], segmenter: UNet, settings: PseudoLabels, *, done: float
+    drawn: Iterable[Batch],
+    segmenter: UNet,
+    settings: PseudoLabels,
+    *,
+    done: float,
+    classes: frozenset[int] = ALL,
 ) -> tuple[Iterator[Batch], list[LossTerm]]:
     """The second stage of batches, without prototypes."""
-    rng = np.random.default_rng(0)
+    rng, teaching = np.random.default_rng(0), Teaching(ramped_weight(settings, done), classes)
     return second_stage(
-        iter(drawn), segmenter, None, settings, share_of_stage_done=done, device=CPU, rng=rng
+        iter(drawn), segmenter, None, settings, teaching=teaching, device=CPU, rng=rng
     )
 
 
@@ -67,7 +89,7 @@ def change(network: torch.nn.Module, by: float) -> None:
 
 
 def test_the_teacher_is_a_moving_average(segmenter: UNet) -> None:
-    teacher = Teacher(segmenter, SETTINGS, None)
+    teacher = teacher_of(segmenter)
     begun = weights(segmenter)
     change(segmenter, 1.0)
     assert torch.equal(weights(teacher.network), begun)
@@ -81,7 +103,7 @@ def test_labels_stay_and_the_rest_is_what_the_teacher_sees(
     plan: FederationPlan, segmenter: UNet
 ) -> None:
     batch = half_labelled(plan)
-    taught = Teacher(segmenter, SETTINGS, None).teach(batch)
+    taught = teacher_of(segmenter).teach(batch)
     seen = torch.softmax(segmenter(batch.image), dim=1)
     assert not taught.movedim(1, -1)[batch.weight > 0].any()
     is_free = batch.weight == 0
@@ -90,10 +112,10 @@ def test_labels_stay_and_the_rest_is_what_the_teacher_sees(
 
 def test_doubtful_voxels_do_not_count(plan: FederationPlan, segmenter: UNet) -> None:
     batch = half_labelled(plan)
-    free = Teacher(segmenter, SETTINGS, None).teach(batch).amax(1)[batch.weight == 0]
+    free = teacher_of(segmenter).teach(batch).amax(1)[batch.weight == 0]
     least = float(free.median())
     strict = SETTINGS.model_copy(update={"confidence": least})
-    counts = Teacher(segmenter, strict, None).teach(batch).sum(1) > 0
+    counts = teacher_of(segmenter, strict).teach(batch).sum(1) > 0
     assert torch.equal(counts[batch.weight == 0], free >= least)
     assert not counts[batch.weight > 0].any()
 
@@ -102,10 +124,10 @@ def test_the_nearest_prototype_has_to_agree(plan: FederationPlan, segmenter: UNe
     batch = half_labelled(plan)
     embedding = Embedding(num_last_features(plan.segmenter), 2, background=1, num_classes=3)
     # Nobody has a place yet; then class 1 alone, which is the nearest to every voxel.
-    assert not Teacher(segmenter, SETTINGS, embedding).teach(batch).any()
+    assert not teacher_of(segmenter, embedding=embedding).teach(batch).any()
     embedding.prototypes[1] = torch.tensor([1.0, 0.0])
-    alone = Teacher(segmenter, SETTINGS, None).teach(batch)
-    agreed = Teacher(segmenter, SETTINGS, embedding).teach(batch)
+    alone = teacher_of(segmenter).teach(batch)
+    agreed = teacher_of(segmenter, embedding=embedding).teach(batch)
     expected = alone * (alone.argmax(1, keepdim=True) == 1)
     assert torch.equal(agreed, expected)
     assert 0 < int((expected.sum(1) > 0).sum()) < int((alone.sum(1) > 0).sum())
@@ -115,9 +137,9 @@ def test_nothing_is_taught_of_classes_that_no_task_has_taught(
     plan: FederationPlan, segmenter: UNet
 ) -> None:
     batch, last = half_labelled(plan), plan.num_classes - 1
-    assert Teacher(segmenter, SETTINGS, None).teach(batch)[:, last].any()
+    assert teacher_of(segmenter).teach(batch)[:, last].any()
     keep_silent(segmenter, [last])
-    taught = Teacher(segmenter, SETTINGS, None).teach(batch)
+    taught = teacher_of(segmenter).teach(batch)
     assert not taught[:, last].any()
     torch.testing.assert_close(taught.sum(1), (batch.weight == 0).float())
 
@@ -170,7 +192,7 @@ def test_at_full_weight_batches_are_mixed_after_the_teacher_has_seen_them_whole(
     def mixed_at(done: float) -> list[Batch]:
         return list(staged([batch] * 20, segmenter, settings, done=done)[0])
 
-    whole = Teacher(segmenter, settings, None).teach(batch)
+    whole = teacher_of(segmenter, settings).teach(batch)
     full, half = mixed_at(1.0), mixed_at(0.7)
     for one in full:
         assert one.taught is not None
@@ -200,7 +222,7 @@ def test_unannotated_scans_bring_patches_of_which_nothing_is_known(plan: Federat
 
     plain = half_labelled(plan)
     rng = np.random.default_rng(0)
-    (batch,) = add_unannotated(iter([plain]), ["new"], load, plan, rng, share_of_stage_done=1.0)
+    (batch,) = add_unannotated(iter([plain]), ["new"], load, plan, rng, teaching=Teaching(2.0, ALL))
     assert asked == ["new"] * SETTINGS.unannotated
     assert len(batch.image) == 2 + SETTINGS.unannotated
     assert torch.equal(batch.image[:2], plain.image)
@@ -214,6 +236,75 @@ def test_unannotated_scans_bring_patches_of_which_nothing_is_known(plan: Federat
 def test_batches_stay_as_they_came_without_such_scans_or_a_teacher(plan: FederationPlan) -> None:
     drawn: Iterator[Batch] = iter([])
     rng, never = np.random.default_rng(0), {}.__getitem__
-    off = plan.model_copy(update={"few_labels": FewLabels()})
-    for scans, of, done in (([], plan, 1.0), (["new"], off, 1.0), (["new"], plan, 0.5)):
-        assert add_unannotated(drawn, scans, never, of, rng, share_of_stage_done=done) is drawn
+    for scans, weight in (([], 2.0), (["new"], 0.0)):
+        teaching = Teaching(weight, ALL)
+        assert add_unannotated(drawn, scans, never, plan, rng, teaching=teaching) is drawn
+
+
+# Which classes it has earned ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("teacher_from", "dice", "weight", "classes"),
+    [
+        (None, {}, 2.0, {1, 2}),
+        (0.5, {"head": 0.5, "body": 0.49}, 2.0, {1}),
+        (0.5, {"body": 0.75}, 2.0, {2}),
+        (0.5, {"head": 0.4}, 0.0, set()),
+        (0.0, {}, 0.0, set()),
+    ],
+)
+def test_a_class_is_earned_on_held_back_slices(
+    plan: FederationPlan,
+    teacher_from: float | None,
+    dice: dict[str, float],
+    weight: float,
+    classes: set[int],
+) -> None:
+    pseudo = SETTINGS.model_copy(update={"teacher_from": teacher_from})
+    asked = plan.model_copy(update={"few_labels": FewLabels(pseudo_labels=pseudo)})
+    assert teaching_of(asked, 1.0, dice) == Teaching(weight, frozenset(classes))
+    assert teaching_of(asked, 0.5, dice).weight == 0
+
+
+def test_what_is_not_earned_is_background_to_the_teacher(
+    plan: FederationPlan, segmenter: UNet
+) -> None:
+    batch = half_labelled(plan)
+    whole = teacher_of(segmenter).teach(batch)
+    taught = teacher_of(segmenter, classes=frozenset({1})).teach(batch)
+    torch.testing.assert_close(taught[:, 0], whole[:, 0] + whole[:, 2])
+    assert torch.equal(taught[:, 1], whole[:, 1])
+    assert whole[:, 2].any()
+    assert not taught[:, 2].any()
+    # How sure it is counts the two together, too.
+    least = float(whole.amax(1).max()) + 1e-3
+    strict = SETTINGS.model_copy(update={"confidence": least})
+    assert not teacher_of(segmenter, strict).teach(batch).any()
+    assert teacher_of(segmenter, strict, classes=frozenset({1})).teach(batch).any()
+
+
+def test_a_prototype_of_what_is_not_earned_speaks_for_the_background(
+    plan: FederationPlan, segmenter: UNet
+) -> None:
+    batch = half_labelled(plan)
+    embedding = Embedding(num_last_features(plan.segmenter), 2, background=1, num_classes=3)
+    embedding.prototypes[2] = torch.tensor([1.0, 0.0])  # class 2 alone: it is nearest everywhere
+    taught = teacher_of(segmenter, embedding=embedding, classes=frozenset({1})).teach(batch)
+    free = teacher_of(segmenter, classes=frozenset({1})).teach(batch)
+    assert torch.equal(taught, free * (free.argmax(1, keepdim=True) == 0))
+    assert taught.any()
+
+
+def test_nothing_is_learnt_of_what_is_not_earned(plan: FederationPlan, segmenter: UNet) -> None:
+    batches, (term,) = staged(
+        [half_labelled(plan)], segmenter, SETTINGS, done=1.0, classes=frozenset({1})
+    )
+    batch = next(batches)
+    logits = segmenter(batch.image).detach()
+    # Background and class 2 trade probability: as one they are as likely as before.
+    low, high = logits[:, 0], logits[:, 2]
+    traded = torch.stack([high, logits[:, 1], low], dim=1)
+    torch.testing.assert_close(term(segmenter, batch, traded), term(segmenter, batch, logits))
+    other = torch.stack([logits[:, 1], low, high], dim=1)
+    assert term(segmenter, batch, other) != term(segmenter, batch, logits)
