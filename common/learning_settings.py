@@ -32,6 +32,9 @@ class Training(Settings):
 
     No hospital trains on a `held_back_share` of its scans. A class that was scored on at least
     `judged_slices` of them, at all hospitals together, has a Dice that a guard may go by.
+
+    Labels are made softer by up to `smoothing_max` where they are in doubt, and near boundaries as
+    by a Gaussian with a deviation of `boundary_smoothing_voxels` (0: not at all).
     """
 
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
@@ -44,6 +47,7 @@ class Training(Settings):
     weight_decay: float = Field(default=1e-3, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
     smoothing_max: float = Field(default=0.1, ge=0, lt=1)
+    boundary_smoothing_voxels: float = Field(default=0.0, ge=0, le=5)
     held_back_share: float = Field(default=0.1, ge=0, le=0.5)
     judged_slices: int = Field(default=8, ge=1)
     min_annotated_scans: int = Field(default=1, ge=1)

@@ -175,11 +175,13 @@ def _without_correspondence(scenario: Scenario) -> Scenario:
 
 
 def _without_smoothing(scenario: Scenario) -> Scenario:
-    """Only what nobody painted is smoothed: without it there is nothing to take away."""
-    propagation = scenario.plan.propagation
-    if propagation.reach_slices == 0 and propagation.segmenter_from is None:
+    """Doubt is where nobody painted: without that and with sharp boundaries nothing is smoothed."""
+    plan = scenario.plan
+    spreads = plan.propagation.reach_slices > 0 or plan.propagation.segmenter_from is not None
+    if not spreads and plan.training.boundary_smoothing_voxels == 0:
         return scenario
-    return with_plan(scenario, {"training": {"smoothing_max": 0.0}})
+    sharp = {"smoothing_max": 0.0, "boundary_smoothing_voxels": 0.0}
+    return with_plan(scenario, {"training": sharp})
 
 
 # Labels are what was painted: nothing is spread, no segmenter joins, nothing is learned for it.
@@ -248,7 +250,7 @@ ARMS = (
     Arm("no-prototypes", "no contrast", _plan(few_labels=NO_PROTOTYPES)),
     Arm("no-pseudo-labels", "what nobody painted has no label", _plan(few_labels=NO_PSEUDO_LABELS)),
     Arm("no-mixing", "batches with pseudo-labels as they were drawn", _without_mixing),
-    Arm("no-smoothing", "doubtful labels as they are", _without_smoothing),
+    Arm("no-smoothing", "labels as they are, in doubt and at boundaries", _without_smoothing),
     Arm(
         "no-slice-choice",
         "slices evenly spread over the scans, whatever they show",

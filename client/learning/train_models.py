@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.nn import Module, ModuleList
 
 from client.learning.batches import Batch
-from client.learning.losses import Logits, proximal_term, segmentation_loss, smooth_doubtful
+from client.learning.losses import (
+    Logits,
+    proximal_term,
+    segmentation_loss,
+    smooth_boundaries,
+    smooth_doubtful,
+)
 from client.learning.train import train
 from common.learning_settings import Distillation, Training
 from common.networks.unet import features_and_logits
@@ -114,7 +120,8 @@ def imitation_loss(student: Module, segmenter: Module, batch: Batch) -> Tensor:
 
 def label_loss(logits: Logits, batch: Batch, settings: Training) -> Tensor:
     """How far logits are from what the labels say where they are trusted."""
+    target = smooth_boundaries(batch.target, batch.weight, settings.boundary_smoothing_voxels)
     target = smooth_doubtful(
-        batch.target, batch.weight, batch.painted, batch.known, settings.smoothing_max
+        target, batch.weight, batch.painted, batch.known, settings.smoothing_max
     )
     return segmentation_loss(logits, target, batch.weight, batch.known)

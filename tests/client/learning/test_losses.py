@@ -12,6 +12,7 @@ from client.learning.losses import (
     dice_loss,
     proximal_term,
     segmentation_loss,
+    smooth_boundaries,
     smooth_doubtful,
 )
 
@@ -164,6 +165,38 @@ def test_smoothing_leaves_expert_voxels_as_painted() -> None:
     turned = smooth_doubtful(target, trust(1.0, 0.5, 0.0), second, known, 0.3)
     assert torch.equal(turned[..., :2], target[..., :2])
     assert torch.equal(turned[..., 2], smooth[..., 2])
+
+
+def test_a_boundary_is_soft_and_the_inside_is_not() -> None:
+    # Along one axis: background up to the tenth voxel, the structure from there on.
+    inside = (torch.arange(20) >= 10).float()
+    target = torch.stack([1 - inside, inside])[None, :, None, None]
+    weight = torch.ones(1, 1, 1, 20)
+    smooth = smooth_boundaries(target, weight, 1.0)
+    torch.testing.assert_close(smooth.sum(1), weight)
+    # Half a voxel from the boundary, and a voxel and a half: by the normal distribution, voxel by
+    # voxel 0.5 + the integral to 0.5, and to 1.5.
+    torch.testing.assert_close(
+        smooth[0, 1, 0, 0, 10:12], torch.tensor([0.691, 0.933]), atol=5e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        smooth[0, 0, 0, 0, 8:10], torch.tensor([0.933, 0.691]), atol=5e-3, rtol=0
+    )
+    assert torch.equal(smooth[..., :6], target[..., :6])
+    assert torch.equal(smooth[..., 14:], target[..., 14:])
+    assert smooth_boundaries(target, weight, 0) is target
+
+
+def test_a_painted_slice_is_blurred_within_itself() -> None:
+    target, weight = torch.zeros(1, 2, 8, 8, 3), torch.zeros(1, 8, 8, 3)
+    target[:, 1, :4, :, 1], target[:, 0, 4:, :, 1] = 1, 1
+    weight[..., 1] = 0.5
+    elsewhere = target.clone()
+    elsewhere[:, 0, :, :, 0] = 1  # without weight: it is no label
+    smooth = smooth_boundaries(target, weight, 1.0)
+    torch.testing.assert_close(smooth[..., 1].sum(1), torch.ones(1, 8, 8))
+    torch.testing.assert_close(smooth_boundaries(elsewhere, weight, 1.0)[..., 1], smooth[..., 1])
+    assert 0.5 < float(smooth[0, 1, 3, 4, 1]) < 0.75
 
 
 def test_the_proximal_term_by_hand() -> None:
