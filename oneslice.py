@@ -25,8 +25,9 @@ def main() -> None:
     """Hands over to the role named first."""
     # Read when torch is loaded, here and in every process started from here. By default a thread
     # that waits for another turns 300,000 times: beside a program that uses one of two cores, the
-    # demo took more than four times as long as with 1,000, which cost 7 % when nothing else ran.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # demo took more than three times as long as with 1,000, which cost 7 % when nothing else ran.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         roles = "\n".join(f"  {role:<12} {text}" for role, (_, text) in ROLES.items())

@@ -141,7 +141,7 @@ def print_proof(proof: Proof) -> None:
             f"{use.last_round}"
         )
     trained = [use for use in proof.uses if use.part != "scored"]
-    for federation in sorted({use.federation for use in trained}):
+    for federation in sorted({use.federation for use in trained} - set(proof.derived)):
         first = min(use.first_round for use in trained if use.federation == federation)
         print(f"  the models of {federation} from round {first} on derive from it")
     for federation in proof.derived:

@@ -273,8 +273,11 @@ def train_round(
     to_send = {} if material.outcome == "abstained" else learners.to_arrays()
     if trained.stopped_early:
         note = note.model_copy(update={"reason": STOPPED_EARLY})
-    after = replace(remembered, own_networks=trained.own_networks)
-    return RoundResult(LocalUpdate(to_send, note), after, _uses(material, labelled))
+    return RoundResult(
+        LocalUpdate(to_send, note),
+        replace(remembered, own_networks=trained.own_networks),
+        _uses(material, labelled),
+    )
 
 
 def _uses(material: Material, labelled: Labelled) -> Uses:

@@ -30,8 +30,8 @@ class Augmentation(Settings):
 class Training(Settings):
     """How a hospital trains in one round. `spacing_mm` none: on the scan's own grid.
 
-    No hospital trains on a `held_back_share` of its scans. A class that was scored on at least
-    `judged_slices` of them, at all hospitals together, has a Dice that a guard may go by.
+    No hospital trains on a `held_back_share` of its scans. A class has a Dice that guards may go by
+    if the tasks in which it was scored have `judged_slices` of those at all hospitals together.
 
     Labels are made softer by up to `smoothing_max` where they are in doubt, and near boundaries as
     by a Gaussian with a deviation of `boundary_smoothing_voxels` (0: not at all).

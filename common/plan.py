@@ -337,6 +337,11 @@ def _check_prototypes(plan: FederationPlan) -> None:
 
 
 def _check_pseudo_labels(plan: FederationPlan) -> None:
+    if plan.few_labels.pseudo_labels.teacher_from and plan.training.held_back_share == 0:
+        raise ValueError(
+            "few_labels.pseudo_labels.teacher_from goes by held-back slices, and with "
+            "training.held_back_share = 0 there are none: leave out one of the two"
+        )
     short = [task.name for task in plan.tasks if task.rounds == 1]
     if plan.few_labels.pseudo_labels.weight > 0 and short:
         raise ValueError(

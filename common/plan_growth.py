@@ -99,8 +99,8 @@ def _held_back_problems(before: FederationPlan, after: FederationPlan) -> list[s
     if old == new:
         return []
     return [
-        f"training.held_back_share was {old:g}, here it is {new:g}: scans that were trained on "
-        "would judge the models"
+        f"training.held_back_share was {old:g}, here it is {new:g}: what judges "
+        "the models would be other scans, or some that were trained on"
     ]
 
 

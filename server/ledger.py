@@ -8,6 +8,8 @@ model, not to the one in which the hospital answered.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from common.plan import FederationPlan
 from common.settings_file import Settings
 from common.updates import Note, TaskScore
@@ -20,8 +22,9 @@ OUTGROWN = 2
 class LedgerRow(Settings):
     """One hospital's score of a round's models on one task, and the best up to there.
 
-    `best` is that of `best_round`, `now` the Dice of this round, `loss` the one less the other, 0
-    if this is the best. `lost_by_class` names the classes that are below a best of their own.
+    `now` is the Dice of this round, `loss` by how much it fell since `best_round` over the classes
+    that both were scored on, 0 if this is the best, and `best` the sum of the two. `lost_by_class`
+    names the classes that are below a best of their own.
     """
 
     round: int
@@ -72,15 +75,11 @@ class LargestLoss:
 
 @dataclass(frozen=True)
 class Best:
-    """The highest Dice so far, the round that reached it, and what it was scored on.
+    """The best score so far: the Dice of each class, the round that reached it, and the slices."""
 
-    `classes`: those that the Dice is a mean over.
-    """
-
-    dice: float
+    dice: Mapping[str, float]
     round: int
     slices: int
-    classes: frozenset[str]
 
 
 # By hospital, task and class; without a class: the mean over the task's classes.
@@ -126,17 +125,18 @@ def rows_of_round(number: int, scores: Sequence[JudgedScore], bests: Bests) -> l
     rows = []
     for hospital, score in scores:
         found = dict(_with_keys(number, hospital, score))
-        best = {key: _higher(bests, key, now) for key, now in found.items()}
-        losses = {key: best[key].dice - now.dice for key, now in found.items()}
+        best = {key: _better(bests.get(key), now) for key, now in found.items()}
+        losses = {key: _loss(best[key], now) for key, now in found.items()}
         whole = (hospital, score.task, None)
+        now = float(np.mean(list(found[whole].dice.values())))
         rows.append(
             LedgerRow(
                 round=number,
                 hospital=hospital,
                 task=score.task,
-                best=best[whole].dice,
+                best=now + losses[whole],
                 best_round=best[whole].round,
-                now=found[whole].dice,
+                now=now,
                 loss=losses[whole],
                 slices=score.cases,
                 lost_by_class={key[2]: loss for key, loss in losses.items() if key[2] and loss > 0},
@@ -148,7 +148,7 @@ def rows_of_round(number: int, scores: Sequence[JudgedScore], bests: Bests) -> l
 def with_better(bests: Bests, number: int, scores: Sequence[JudgedScore]) -> Bests:
     """`bests` with a round's scores where they are better."""
     found = [pair for name, score in scores for pair in _with_keys(number, name, score)]
-    return {**bests, **{key: _higher(bests, key, now) for key, now in found}}
+    return {**bests, **{key: _better(bests.get(key), now) for key, now in found}}
 
 
 def largest_losses(ledger: Ledger) -> tuple[LargestLoss, ...]:
@@ -180,28 +180,25 @@ def left_out_sentence(one: LeftOut) -> str:
 
 def _with_keys(number: int, hospital: str, score: TaskScore) -> Iterator[tuple[Key, Best]]:
     """The score of the task and of each class, under its key."""
-    mean, classes = score.mean_dice, frozenset(score.dice)
-    if mean is not None:
-        yield (hospital, score.task, None), Best(mean, number, score.cases, classes)
+    yield (hospital, score.task, None), Best(score.dice, number, score.cases)
     for name, dice in score.dice.items():
-        yield (hospital, score.task, name), Best(dice, number, score.cases, frozenset({name}))
+        yield (hospital, score.task, name), Best({name: dice}, number, score.cases)
 
 
-def _higher(bests: Bests, key: Key, now: Best) -> Best:
-    before = bests.get(key)
-    if before is None or now.dice >= before.dice or _is_other_measurement(before, now):
+def _better(before: Best | None, now: Best) -> Best:
+    if before is None or OUTGROWN * before.slices < now.slices or _loss(before, now) <= 0:
         return now
     return before
 
 
-def _is_other_measurement(before: Best, now: Best) -> bool:
-    """Whether slices were painted since that make it no loss if the Dice is lower.
+def _loss(best: Best, now: Best) -> float:
+    """By how much the mean fell over the classes that both were scored on.
 
-    So many that the best was on fewer than half of them; or some that show a class of which none
-    did. On the same slices a class comes up because the models find it where it is not: a loss.
+    Which those are, only the painting says: a slice that was painted, corrected or withdrawn since
+    makes no loss of a class that one of them lacks.
     """
-    shows_others = before.slices != now.slices and before.classes != now.classes
-    return shows_others or OUTGROWN * before.slices < now.slices
+    shared = best.dice.keys() & now.dice.keys()
+    return float(np.mean([best.dice[name] - now.dice[name] for name in sorted(shared)] or [0.0]))
 
 
 def _left_out(plan: FederationPlan, state: RoundState) -> tuple[LeftOut, ...]:

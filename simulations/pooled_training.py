@@ -12,7 +12,7 @@ from client.distillation.learn_from_pairs import pairs_term
 from client.distillation.pairs import Cohort, Pair, draw_pairs
 from client.distillation.registration import build_registration, train_registration
 from client.few_labels.prototypes import contrast_term
-from client.few_labels.pseudo_labels import add_unannotated, second_stage, teaching_of
+from client.few_labels.pseudo_labels import Teaching, add_unannotated, ramped_weight, second_stage
 from client.few_labels.synthesis import synthesise
 from client.learning.batches import draw_batches
 from client.learning.examples import Example
@@ -53,7 +53,9 @@ def train_pooled(  # noqa: PLR0913  (what a comparison varies, and nothing of it
         )
         batches = synthesise(batches, examples.values(), plan, rng("synthesis"))
         done = part / (PARTS - 1)
-        teaching = teaching_of(plan, done, {})
+        # Nobody holds anything back here, so there is nothing that a guard could go by.
+        weight = ramped_weight(few_labels.pseudo_labels, done)
+        teaching = Teaching(weight, frozenset(label.index for label in plan.labels))
         batches = add_unannotated(
             batches,
             list(unannotated),

@@ -83,8 +83,8 @@ def score_stages(
     """Scores the models that ended each stage on all test scans."""
     plan = scenario.plan
     later = [
-        [scan for scan in test.scans if scan.case in test.case_names[task.name]]
-        for task in plan.tasks[1:]
+        [scan for scan in test.scans if scan.case in names]
+        for names in (set(test.case_names[task.name]) for task in plan.tasks[1:])
     ]
     trains_student = plan.training.student_steps_per_round > 0
     num_scans = len(test.scans) * (len(plan.tasks) + trains_student) + sum(map(len, later))

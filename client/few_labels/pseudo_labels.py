@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from client.few_labels.mixing import mix_patches
-from client.few_labels.prototypes import nearest_class
+from client.few_labels.prototypes import UNKNOWN, nearest_class
 from client.learning.augmentation import draw_change
 from client.learning.batches import Batch, stack
 from client.learning.examples import Patch, cut_patch, draw_centre, unlabelled
@@ -113,7 +113,7 @@ class Teacher:
         counts = (batch.weight == 0) & (sure >= self.settings.confidence)
         if self.embedding is not None:
             nearest = nearest_class(self.embedding, features, classes.shape[1:])
-            counts &= torch.where(told[nearest], nearest, 0) == classes
+            counts &= (nearest != UNKNOWN) & (torch.where(told[nearest], nearest, 0) == classes)
         return taught * counts[:, None]
 
 

@@ -25,19 +25,22 @@ def smooth_doubtful(
     return (1 - share) * target + share * uniform
 
 
-def smooth_boundaries(target: Logits, weight: Weight, deviation_voxels: float) -> Logits:
+def smooth_boundaries(
+    target: Logits, weight: Weight, known: Known, deviation_voxels: float
+) -> Logits:
     """The target, blurred over the voxels that have a label: soft where structures meet.
 
     A voxel keeps less of its class the nearer a boundary is, since there hands and scanners
     disagree; deep inside it keeps all. Voxels without a label lend nothing, so that a painted slice
-    is blurred within itself. (Spatially varying label smoothing; Islam and Glocker, 2021.)
+    is blurred within itself. Those where nobody looked for some class lend and get nothing: their
+    background may be that class. (Spatially varying label smoothing; Islam and Glocker, 2021.)
     """
     if deviation_voxels == 0:
         return target
     blur = GaussianFilter(3, deviation_voxels, truncated=3.0).to(target.device)
-    trust = weight[:, None]
-    around = blur(trust)
-    return torch.where(around > 0, blur(target * trust) / around.clamp_min(1e-12), target)
+    trust = (weight * known.all(1))[:, None]
+    blurred = blur(target * trust) / blur(trust).clamp_min(1e-12)
+    return torch.where(trust > 0, blurred, target)
 
 
 def segmentation_loss(logits: Logits, target: Logits, weight: Weight, known: Known) -> Tensor:

@@ -120,7 +120,9 @@ def imitation_loss(student: Module, segmenter: Module, batch: Batch) -> Tensor:
 
 def label_loss(logits: Logits, batch: Batch, settings: Training) -> Tensor:
     """How far logits are from what the labels say where they are trusted."""
-    target = smooth_boundaries(batch.target, batch.weight, settings.boundary_smoothing_voxels)
+    target = smooth_boundaries(
+        batch.target, batch.weight, batch.known, settings.boundary_smoothing_voxels
+    )
     target = smooth_doubtful(
         target, batch.weight, batch.painted, batch.known, settings.smoothing_max
     )

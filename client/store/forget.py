@@ -50,8 +50,8 @@ class Proof:
         uses: the rounds that had it in their material. What a round averaged stays in the models of
             that round and of all that followed; weights cannot be taken back.
         named_in_audit: rows of the audit log, which cannot be changed, that hold a name of it.
-        derived: federations that went on from such a round of another one, as far as their models
-            have come here: all of theirs derive from it.
+        derived: federations that went on from such a round of another one and asked here: all of
+            their models derive from it.
     """
 
     scan_id: str

@@ -67,7 +67,7 @@ def find_leftovers(store: Store) -> list[Leftover]:
     for folder in ("", "arrays/*/", "rounds/*/", f"{OLD_MODELS}/*/"):
         unfinished = store.folder.glob(f"{folder}{UNFINISHED}*")
         found += [Leftover(path, path.stat().st_size) for path in unfinished]
-    for folders in (f"{TRIAL}*", f"{RECEIVED}/*/{UNFINISHED}*"):
+    for folders in (f"{TRIAL}*", f"{RECEIVED}/{UNFINISHED}*", f"{RECEIVED}/*/{UNFINISHED}*"):
         found += [Leftover(path, _size(path)) for path in store.folder.glob(folders)]
     return sorted(found, key=lambda one: one.path)
 

@@ -11,12 +11,11 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from safetensors.numpy import save
 
-from client.store.atomic_files import UNFINISHED, check_room
+from client.store.atomic_files import UNFINISHED, check_room, write_atomically
 from client.store.store import Store
 from common.errors import ReleaseError, SettingsError, StoreError
 from common.plan import Earlier, FederationPlan
@@ -25,15 +24,18 @@ from common.updates import Arrays, RoundRequest
 
 log = logging.getLogger(__name__)
 RECEIVED = "received"
+EARLIER = ".extends.json"
 
 
 def keep_received(store: Store, request: RoundRequest, arrays: Arrays) -> None:
     """Keeps the models that came with a request, unless nobody has trained them yet.
 
-    A request for training brings those of the round before. A disk without room costs the hospital
-    newer models, not the round: the log says so.
+    A request for training brings those of the round before. Which earlier federation the plan goes
+    on from is noted in any case. A disk without room costs the hospital newer models, not the
+    round: the log says so.
     """
     plan, number = request.plan, request.round - (request.action == "train")
+    _note_earlier(store, plan)
     if number <= max(plan.begins_after, plan.correspondence.rounds):
         return
     models = save(arrays)
@@ -78,12 +80,26 @@ def load_newest(store: Store) -> Release:
 
 
 def goes_on_from(store: Store) -> dict[str, Earlier]:
-    """Of each federation here that extends an earlier one: which, and after which of its rounds."""
-    plans = []
-    for folder in _newest_first(store):
-        with suppress(ReleaseError):  # damaged: it tells nothing
-            plans.append(read_record(folder).plan)
-    return {plan.federation: plan.extends for plan in plans if plan.extends is not None}
+    """Of each federation that asked here and extends an earlier one: which, after which round."""
+    notes = (store.folder / RECEIVED).glob(f"*{EARLIER}")
+    return {
+        note.name.removesuffix(EARLIER): Earlier.model_validate_json(note.read_text("utf-8"))
+        for note in notes
+        if not note.name.startswith(UNFINISHED)
+    }
+
+
+def _note_earlier(store: Store, plan: FederationPlan) -> None:
+    """Before anything else of a request: its models derive from those of the earlier one."""
+    note = store.folder / RECEIVED / f"{plan.federation}{EARLIER}"
+    if plan.extends is None or note.exists():
+        return
+    text = plan.extends.model_dump_json()
+    write_atomically(note, lambda unfinished: _write(unfinished, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _put_in_place(folder: Path, models: bytes, plan: FederationPlan, number: int) -> None:

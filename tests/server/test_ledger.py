@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from scored_rounds import SLICES, scored_state
+from scored_rounds import SLICES, Scored, scored_state
 
 from common.plan import FederationPlan
 from server.ledger import (
@@ -91,7 +91,7 @@ def test_a_class_that_nobody_painted_or_found_has_lost_nothing(plan: FederationP
     first, last = forgetting_ledger(plan, scored_state(plan, scores)).rows
     assert (first.round, last.round) == (1, 3)
     assert last.lost_by_class == {}
-    assert last.loss == 0.5 - 0.25
+    assert last.loss == 0
 
 
 @pytest.mark.parametrize(("slices", "loss"), [(8, 0.5), (9, 0.0)])
@@ -103,15 +103,24 @@ def test_a_best_on_fewer_than_half_of_the_slices_is_no_measure(
     assert (row.loss, row.slices) == (loss, slices)
 
 
-@pytest.mark.parametrize(("slices", "loss"), [(4, 0.25), (5, 0.0)])
-def test_a_best_without_a_class_that_new_slices_show_is_no_measure(
-    plan: FederationPlan, slices: int, loss: float
+@pytest.mark.parametrize(("before", "after", "loss"), [
+    # A body was painted since, on one more slice or on one that was corrected.
+    (({"head": 0.75}, 4), ({"head": 0.75, "body": 0.25}, 5), 0.0),
+    (({"head": 0.75}, 4), ({"head": 0.75, "body": 0.25}, 4), 0.0),
+    # The only slice with one was withdrawn.
+    (({"head": 0.25, "body": 0.75}, 5), ({"head": 0.25}, 4), 0.0),
+    # What both have is compared all the same.
+    (({"head": 0.75}, 4), ({"head": 0.25, "body": 1.0}, 5), 0.5),
+    (({"head": 0.75, "body": 0.75}, 5), ({"head": 0.5}, 4), 0.25),
+])  # fmt: skip
+def test_a_best_is_compared_over_the_classes_that_both_show(
+    plan: FederationPlan, before: Scored, after: Scored, loss: float
 ) -> None:
-    # On the same four slices the models find a body where there is none.
-    scores = [{"north": {"task1": ({"head": 0.75}, 4)}},
-              {"north": {"task1": ({"head": 0.75, "body": 0.25}, slices)}}]  # fmt: skip
+    scores = [{"north": {"task1": before}}, {"north": {"task1": after}}]
     row = forgetting_ledger(plan, scored_state(plan, scores)).rows[-1]
-    assert (row.loss, row.lost_by_class) == (loss, {})
+    assert (row.round, row.loss) == (2, loss)
+    assert row.best - row.now == row.loss
+    assert row.lost_by_class == ({"head": loss} if loss else {})
 
 
 def test_a_score_on_too_few_slices_has_no_row_and_is_said_to_be_so(make_plan: MakePlan) -> None:

@@ -124,7 +124,9 @@ def test_the_nearest_prototype_has_to_agree(plan: FederationPlan, segmenter: UNe
     batch = half_labelled(plan)
     embedding = Embedding(num_last_features(plan.segmenter), 2, background=1, num_classes=3)
     # Nobody has a place yet; then class 1 alone, which is the nearest to every voxel.
-    assert not teacher_of(segmenter, embedding=embedding).teach(batch).any()
+    for classes in (ALL, frozenset({1})):
+        nobody = teacher_of(segmenter, embedding=embedding, classes=classes)
+        assert not nobody.teach(batch).any()
     embedding.prototypes[1] = torch.tensor([1.0, 0.0])
     alone = teacher_of(segmenter).teach(batch)
     agreed = teacher_of(segmenter, embedding=embedding).teach(batch)

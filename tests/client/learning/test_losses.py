@@ -167,12 +167,16 @@ def test_smoothing_leaves_expert_voxels_as_painted() -> None:
     assert torch.equal(turned[..., 2], smooth[..., 2])
 
 
+def all_of(target: Tensor) -> Tensor:
+    return torch.ones_like(target, dtype=torch.bool)
+
+
 def test_a_boundary_is_soft_and_the_inside_is_not() -> None:
     # Along one axis: background up to the tenth voxel, the structure from there on.
     inside = (torch.arange(20) >= 10).float()
     target = torch.stack([1 - inside, inside])[None, :, None, None]
     weight = torch.ones(1, 1, 1, 20)
-    smooth = smooth_boundaries(target, weight, 1.0)
+    smooth = smooth_boundaries(target, weight, all_of(target), 1.0)
     torch.testing.assert_close(smooth.sum(1), weight)
     # Half a voxel from the boundary, and a voxel and a half: by the normal distribution, voxel by
     # voxel 0.5 + the integral to 0.5, and to 1.5.
@@ -184,7 +188,7 @@ def test_a_boundary_is_soft_and_the_inside_is_not() -> None:
     )
     assert torch.equal(smooth[..., :6], target[..., :6])
     assert torch.equal(smooth[..., 14:], target[..., 14:])
-    assert smooth_boundaries(target, weight, 0) is target
+    assert smooth_boundaries(target, weight, all_of(target), 0) is target
 
 
 def test_a_painted_slice_is_blurred_within_itself() -> None:
@@ -193,10 +197,21 @@ def test_a_painted_slice_is_blurred_within_itself() -> None:
     weight[..., 1] = 0.5
     elsewhere = target.clone()
     elsewhere[:, 0, :, :, 0] = 1  # without weight: it is no label
-    smooth = smooth_boundaries(target, weight, 1.0)
+    smooth = smooth_boundaries(target, weight, all_of(target), 1.0)
     torch.testing.assert_close(smooth[..., 1].sum(1), torch.ones(1, 8, 8))
-    torch.testing.assert_close(smooth_boundaries(elsewhere, weight, 1.0)[..., 1], smooth[..., 1])
+    torch.testing.assert_close(
+        smooth_boundaries(elsewhere, weight, all_of(target), 1.0)[..., 1], smooth[..., 1]
+    )
     assert 0.5 < float(smooth[0, 1, 3, 4, 1]) < 0.75
+
+
+def test_where_nobody_looked_for_a_class_there_is_no_boundary_of_it() -> None:
+    # The structure fills all; on the second half nobody looked for it.
+    inside = (torch.arange(20) < 10).float()
+    target = torch.stack([1 - inside, inside])[None, :, None, None]
+    known = torch.stack([torch.ones(20), inside])[None, :, None, None].bool()
+    smooth = smooth_boundaries(target, torch.ones(1, 1, 1, 20), known, 2.0)
+    torch.testing.assert_close(smooth, target)
 
 
 def test_the_proximal_term_by_hand() -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from client.store import received_models
+from client.store.atomic_files import UNFINISHED
 from client.store.leftovers import find_leftovers, remove_leftovers
-from client.store.received_models import RECEIVED, goes_on_from, keep_received, load_newest
+from client.store.received_models import EARLIER, RECEIVED, goes_on_from, keep_received, load_newest
 from client.store.store import Store
 from common.errors import ReleaseError, SettingsError, StoreError
 from common.networks.unet import build_networks, networks_to_arrays
 from common.plan import Earlier, FederationPlan
-from common.released_models import RECORD
 from common.updates import Arrays, RoundRequest
 
 
@@ -79,11 +79,14 @@ def test_it_is_known_which_federation_goes_on_from_which(
     earlier = Earlier(federation=plan.federation, round=1)
     later = plan.model_copy(update={"name": "later", "extends": earlier})
     receive(store, plan, 2, 1.0)
-    receive(store, later, 2, 1.0, "score")
+    # Its first request: the models are still those of the earlier federation.
+    receive(store, later, 2, 1.0)
     assert goes_on_from(store) == {later.federation: earlier}
-    (record,) = store.folder.glob(f"{RECEIVED}/later-*/*/{RECORD}")
-    record.write_text("{")
-    assert goes_on_from(store) == {}
+    (note,) = store.folder.glob(f"{RECEIVED}/later-*")
+    unfinished = note.with_name(f"{UNFINISHED}1{EARLIER}")
+    unfinished.write_text("{")  # killed while it was written
+    assert goes_on_from(store) == {later.federation: earlier}
+    assert [one.path for one in find_leftovers(store)] == [unfinished]
 
 
 def test_the_last_that_came_counts_even_if_it_is_of_an_earlier_round(
