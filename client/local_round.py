@@ -257,6 +257,7 @@ def train_round(
     learners = load_learners(plan, number, arrays, old)
     trained = train_models(store, request, material, learners, device, clock, before.own_networks)
     remembered = remember(store, plan, before, material, number, hardness)
+    after = replace(remembered, own_networks=trained.own_networks)
     seconds = {
         "propagate": propagated - started + joined - scored,
         "score": scored - propagated,
@@ -273,11 +274,7 @@ def train_round(
     to_send = {} if material.outcome == "abstained" else learners.to_arrays()
     if trained.stopped_early:
         note = note.model_copy(update={"reason": STOPPED_EARLY})
-    return RoundResult(
-        LocalUpdate(to_send, note),
-        replace(remembered, own_networks=trained.own_networks),
-        _uses(material, labelled),
-    )
+    return RoundResult(LocalUpdate(to_send, note), after, _uses(material, labelled))
 
 
 def _uses(material: Material, labelled: Labelled) -> Uses:

@@ -337,7 +337,8 @@ def _check_prototypes(plan: FederationPlan) -> None:
 
 
 def _check_pseudo_labels(plan: FederationPlan) -> None:
-    if plan.few_labels.pseudo_labels.teacher_from and plan.training.held_back_share == 0:
+    is_guarded = plan.few_labels.pseudo_labels.teacher_from is not None
+    if is_guarded and plan.training.held_back_share == 0:
         raise ValueError(
             "few_labels.pseudo_labels.teacher_from goes by held-back slices, and with "
             "training.held_back_share = 0 there are none: leave out one of the two"

@@ -50,6 +50,15 @@ def test_what_is_kept_for_the_way_back_is_what_torch_keeps(make_plan: MakePlan) 
     assert _kept_by_training(plan, empty) == pytest.approx(sum(kept), rel=0.15)
 
 
+def test_soft_boundaries_take_sixteen_times_the_labels(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    soft = make_plan(training={"boundary_smoothing_voxels": 1.0})
+    size = plan.training.patch_size
+    labels = 4 * plan.training.batch_size * plan.num_classes * size[0] * size[1] * size[2]
+    empty = build_networks(plan)[SEGMENTER].to("meta")
+    assert _kept_by_training(soft, empty) == _kept_by_training(plan, empty) + 16 * labels
+
+
 @pytest.mark.parametrize(
     "change",
     [

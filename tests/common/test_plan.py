@@ -218,6 +218,17 @@ def test_the_middle_of_prototypes_is_refused(plan_values: Values, name: str) -> 
         parse_settings(FederationPlan, plan_values, "plan.toml")
 
 
+@pytest.mark.parametrize("teacher_from", [0.0, 0.5])
+def test_a_guard_without_held_back_slices_is_refused(
+    plan_values: Values, teacher_from: float
+) -> None:
+    plan_values["few_labels"] = {"pseudo_labels": {"teacher_from": teacher_from}}
+    FederationPlan.model_validate(plan_values)
+    plan_values["training"]["held_back_share"] = 0
+    with pytest.raises(SettingsError, match=r"goes by held-back slices, and .* there are none"):
+        parse_settings(FederationPlan, plan_values, "plan.toml")
+
+
 def test_the_plan_is_frozen_to_its_leaves(plan: FederationPlan) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         plan.seed = 1  # type: ignore[misc]
