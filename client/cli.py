@@ -121,7 +121,11 @@ def import_painted(
 
 
 def _print_ingest(report: "IngestReport", output: Format) -> None:
-    counts = {"added": report.added, "already_known": report.already_known}
+    counts = {
+        "added": report.added,
+        "already_known": report.already_known,
+        "serve_others": report.serve_others,
+    }
     bad = [{"case": case, "reason": reason} for case, reason in report.quarantined]
     if output is Format.JSON:
         labels = [vars(label) for label in report.labels]
@@ -130,6 +134,8 @@ def _print_ingest(report: "IngestReport", output: Format) -> None:
         print(json.dumps(parts, indent=2))
         return
     print(f"{report.added} added, {report.already_known} known already, {len(bad)} set aside")
+    if report.serve_others:
+        print(f"{report.serve_others} of those added serve another task, too")
     for case, told in (*report.quarantined, *report.notes):
         print(f"  {case}: {told}")
     if report.labels:

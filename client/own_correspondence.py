@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.propagation.learn_correspondence import learn_correspondence
 from client.store.correspondence import Learned, load_learned, save_learned
-from client.store.scans import CatalogScan, list_scans, load_scan
+from client.store.scans import CatalogScan, each_volume_once, list_scans, load_scan
 from client.store.store import Store
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.plan import FederationPlan, Task
@@ -42,11 +42,11 @@ def own_correspondence(
     settings = _digest(plan, tasks)
     kept = load_learned(store, settings)
     axis_of = {task.name: task.axis for task in tasks}
+    own = [scan for scan in list_scans(store) if scan.task in axis_of]
     scans = [
         scan
-        for scan in list_scans(store)
-        if scan.task in axis_of
-        and scan.geometry.shape[axis_of[scan.task]] >= plan.correspondence.chain_slices
+        for scan in each_volume_once(own, axis_of)
+        if scan.geometry.shape[axis_of[scan.task]] >= plan.correspondence.chain_slices
     ]
     done = kept[-1] if kept and len(scans) < OUTGROWN * len(kept[-1].scans) else None
     if done is not None:

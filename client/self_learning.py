@@ -15,7 +15,7 @@ from client.propagation.learn_correspondence import learn_correspondence
 from client.round_material import count_set_aside
 from client.round_result import RoundResult
 from client.store.rounds import load_state
-from client.store.scans import CatalogScan, list_scans, load_scan
+from client.store.scans import CatalogScan, each_volume_once, list_scans, load_scan
 from client.store.store import Store
 from common.networks.correspondence import build_correspondence
 from common.networks.unet import load_arrays, networks_to_arrays
@@ -44,7 +44,8 @@ def learn_round(
     started = time.perf_counter()
 
     tasks = terms.policy.allowed_tasks(plan.tasks)
-    scans = [scan for task in tasks for scan in list_scans(store, task.name)]
+    of_tasks = [scan for task in tasks for scan in list_scans(store, task.name)]
+    scans = each_volume_once(of_tasks, {task.name: task.axis for task in tasks})
     fit = [scan for scan in scans if is_long_enough(plan, scan)]
     if len(fit) < terms.policy.min_annotated_scans:
         raise NotAllowedError(

@@ -17,7 +17,7 @@ from common.learning_settings import (
 from common.printable import PRINTABLE
 from common.privacy import Privacy
 from common.random_streams import stream_seed
-from common.scans import AXIS_OF_PLANE, Modality, Plane
+from common.scans import AXIS_OF_PLANE, Modality, Plane, volume_of
 from common.settings_file import Settings
 from common.strategy import StrategySettings
 
@@ -281,8 +281,13 @@ class FederationPlan(Settings):
         return min(max(into / max(self.tasks[stage].rounds - 1, 1), 0.0), 1.0)
 
     def is_held_back(self, scan_id: str) -> bool:
-        """Whether a scan is kept for scoring: a fixed share, by hash, so that it never changes."""
-        return stream_seed(0, "held back", scan_id) / 2**63 < self.training.held_back_share
+        """Whether a scan is kept for scoring: a fixed share, by hash, so that it never changes.
+
+        The same for all tasks that a volume serves: what one is judged by trains no other.
+        """
+        return (
+            stream_seed(0, "held back", volume_of(scan_id)) / 2**63 < self.training.held_back_share
+        )
 
     def knows_classes_of(self, task: Task) -> bool:
         """Whether all classes of a task were painted for an earlier one, too."""

@@ -5,6 +5,7 @@ back to front (coronal), axis 2 feet to head (axial). Letters: C channels, I J K
 with the background first.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ Modality = Literal["MR", "CT"]
 Plane = Literal["sagittal", "coronal", "axial"]
 LabelSource = Literal["expert", "propagated", "pseudo", "synthetic"]
 
+SCAN_ID = re.compile(r"(scan-[0-9a-f]{16})(?:-[A-Za-z0-9][A-Za-z0-9_-]{0,47})?")
 AXIS_OF_PLANE: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
@@ -36,6 +38,16 @@ class Geometry:
         matrix = np.asarray(self.affine)[:3, :3]
         spacing = np.sqrt((matrix**2).sum(axis=0))
         return (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+
+
+def volume_of(scan_id: str) -> str:
+    """The id of the volume that a scan is.
+
+    For the first task that it serves at a hospital a scan has its volume's id; for each further one
+    the task's name follows, since there it is normalised, painted and judged by itself.
+    """
+    found = SCAN_ID.fullmatch(scan_id)
+    return found[1] if found else scan_id
 
 
 @dataclass(frozen=True)

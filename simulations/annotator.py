@@ -19,16 +19,17 @@ from simulations.scenario import AnnotatorSettings
 class SimulatedAnnotator:
     """Paints the asked slice from the full reference label, as exactly as the settings say.
 
-    In the cases that `classes_painted` names it looks for these classes only.
+    For a task and a case that `classes_painted` names it looks for these classes only.
     """
 
     plan: FederationPlan
     settings: AnnotatorSettings
-    classes_painted: Mapping[str, Set[str]] = field(default_factory=dict)
+    classes_painted: Mapping[tuple[str, str], Set[str]] = field(default_factory=dict)
 
     def paint(self, store: Store, ref: SliceRef, looked_for: tuple[int, ...]) -> SliceAnnotation:
         """The slice as this annotator sees it; classes not looked for are not painted."""
-        looked_for = self._among(looked_for, find_scan(store, ref.scan_id).case)
+        scan = find_scan(store, ref.scan_id)
+        looked_for = self._among(looked_for, (scan.task, scan.case))
         truth = np.asarray(read_reference(store, ref.scan_id, self.plan))[ref.selection]
         mask = np.where(np.isin(truth, looked_for), truth, 0).astype(np.uint8)
         if self.settings.kind == "jittered":
@@ -38,11 +39,11 @@ class SimulatedAnnotator:
             ref, mask, looked_for, self.settings.kind, self.settings.seconds_per_slice
         )
 
-    def _among(self, indexes: tuple[int, ...], case: str) -> tuple[int, ...]:
-        if case not in self.classes_painted:
+    def _among(self, indexes: tuple[int, ...], served: tuple[str, str]) -> tuple[int, ...]:
+        if served not in self.classes_painted:
             return indexes
         names = {label.index: label.name for label in self.plan.labels}
-        return tuple(index for index in indexes if names[index] in self.classes_painted[case])
+        return tuple(index for index in indexes if names[index] in self.classes_painted[served])
 
 
 def jitter_boundaries(

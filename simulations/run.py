@@ -53,7 +53,7 @@ class Prepared:
 
     stores: dict[str, Store]
     test: ScansToTestOn
-    classes_painted: Mapping[str, Set[str]]
+    classes_painted: Mapping[tuple[str, str], Set[str]]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from client.store.store import Store, create_store
 from common.errors import SettingsError
 from common.plan import FederationPlan, Task
 from common.random_streams import generator
+from common.scans import volume_of
 from simulations.annotator import SimulatedAnnotator
 from simulations.faults import annotator_of
 from simulations.progress import Progress, counted
@@ -25,12 +26,12 @@ Columns = dict[str, dict[str, str]]
 class Dealt:
     """Case names by task: what each site trains on, and what nobody trains on.
 
-    `classes_painted` names those that are painted in each case that anybody trains on.
+    `classes_painted` names, by task and case, those that are painted where anybody trains on it.
     """
 
     training: dict[str, dict[str, list[str]]]
     test: dict[str, list[str]]
-    classes_painted: dict[str, set[str]]
+    classes_painted: dict[tuple[str, str], set[str]]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
     """Who gets which case, from the scenario's seed alone.
 
     Raises:
-        SettingsError: a column or value that the scenario names is not in cases.csv, or a site gets
-            the same case for two tasks.
+        SettingsError: a column or value that the scenario names is not in cases.csv.
     """
     columns = read_columns(dataset)
     names = [case.name for case in dataset.cases]
@@ -95,22 +95,9 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
             names_of_site = {name for patient in patients for name in patient}
             per_site[site] = sorted({*per_site.get(site, []), *names_of_site})
             for name in names_of_site:
-                dealt.classes_painted[name] = {*dealt.classes_painted.get(name, ()), *classes}
-    _check_one_task_each(dealt)
+                painted = dealt.classes_painted.setdefault((deal.task, name), set())
+                painted.update(classes)
     return dealt
-
-
-def _check_one_task_each(dealt: Dealt) -> None:
-    task_of: dict[tuple[str, str], str] = {}
-    for task, per_site in dealt.training.items():
-        for site, names in per_site.items():
-            for name in names:
-                other = task_of.setdefault((site, name), task)
-                if other != task:
-                    raise SettingsError(
-                        f"{site} gets the case {name!r} for the tasks {other!r} and {task!r}, and "
-                        "a scan serves one task: deal parts of them (`part`), or others by `where`"
-                    )
 
 
 def patients_of(scenario: Scenario, dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:
@@ -140,8 +127,8 @@ def fill_sites(
     for site in scenario.sites:
         store = create_store(folder / site, site)
         for task in scenario.plan.tasks:
-            names = dealt.training[task.name].get(site, [])
-            _ingest_missing(store, dataset, names, task, on_case)
+            names, known = dealt.training[task.name].get(site, []), list_scans(store, task.name)
+            _ingest_missing(store, dataset, names, known, task, on_case)
         check_label_dictionary(store, scenario.plan)
         painter = SimulatedAnnotator(scenario.plan, scenario.annotator, dealt.classes_painted)
         annotator = annotator_of(site, scenario.faults, painter)
@@ -168,15 +155,16 @@ def gather_test_scans(
     num_cases = len({name for names in dealt.test.values() for name in names})
     on_case = counted(progress, "test scans", num_cases)
     for task in scenario.plan.tasks:
-        _ingest_missing(store, dataset, dealt.test[task.name], task, on_case)
+        # Each once, whichever tasks it counts for.
+        _ingest_missing(store, dataset, dealt.test[task.name], list_scans(store), task, on_case)
     check_label_dictionary(store, scenario.plan)
     trained_on = {
-        scan.scan_id
+        volume_of(scan.scan_id)
         for site in scenario.sites
         for scan in list_scans(create_store(folder / "sites" / site, site))
     }
     everything = list_scans(store)
-    fresh = [scan for scan in everything if scan.scan_id not in trained_on]
+    fresh = [scan for scan in everything if volume_of(scan.scan_id) not in trained_on]
     return ScansToTestOn(store, fresh, dealt.test, len(everything) - len(fresh))
 
 
@@ -184,10 +172,11 @@ def _ingest_missing(
     store: Store,
     dataset: Dataset,
     names: Sequence[str],
+    known: Sequence[CatalogScan],
     task: Task,
     on_case: Callable[[str], None],
 ) -> None:
-    wanted = set(names) - {scan.case for scan in list_scans(store)}
+    wanted = set(names) - {scan.case for scan in known}
     cases: list[Case] = [case for case in dataset.cases if case.name in wanted]
     ingest_cases(store, dataset, cases, task=task, on_case=on_case)
 

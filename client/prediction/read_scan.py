@@ -60,7 +60,7 @@ def read_scan(dataset: Dataset, case: Case, model: Model, told: Task | None) -> 
     _check_size(read, model)
     task = _task_of(read, dataset.modality, model, told)
     image = normalise(read.image, task.modality, task.window_hu)
-    scan = Scan(read.scan_id, image, read.geometry, task.modality)
+    scan = Scan(read.volume_id, image, read.geometry, task.modality)
     note = read.dicom.note if read.dicom is not None else None
     return ScanToPredict(case.name, scan, read.original, case.stack, note)
 

@@ -22,11 +22,13 @@ from client.store.leftovers import array_columns, keys_pointed_to, remove_leftov
 from client.store.lock import alone
 from client.store.own_networks import drop_own_networks, own_network_keys
 from client.store.received_models import goes_on_from
+from client.store.scans import ids_of_volume
 from client.store.store import Store
 from client.store.telling import telling_texts, tells
 from client.store.uses import Use, uses_of
 from client.store.withdrawn import unfinished_withdrawals, when_withdrawn
 from common.errors import SettingsError, StoreError
+from common.scans import volume_of
 
 PATIENCE_S = 60.0
 # What stays of a scan: the rounds that used it, and that it may not come back.
@@ -71,6 +73,7 @@ def forget(
 ) -> list[Proof]:
     """Withdraws the scan of that id, all scans of that case name, or of that patient's number.
 
+    A scan goes for all tasks that it serves, under whatever name it came for each.
     Withdrawals that were interrupted are brought to their end first; then it is no error that
     nothing is left under the name. A name that is in quarantine alone is removed there, without a
     proof.
@@ -113,7 +116,9 @@ def _scans_called(connection: sqlite3.Connection, name: str) -> list[str]:
     for kind, query in queries.items():
         rows = connection.execute(f"{query} ORDER BY scan_id", {"name": name}).fetchall()
         if rows:
-            found[kind] = [str(row["scan_id"]) for row in rows]
+            volumes = sorted({volume_of(row["scan_id"]) for row in rows})
+            ids = [one for volume in volumes for one in ids_of_volume(connection, volume).values()]
+            found[kind] = sorted(ids)
     meanings = list(found.values())
     if any(one != meanings[0] for one in meanings):
         listed = "; ".join(f"as a {kind}: {', '.join(ids)}" for kind, ids in found.items())

@@ -6,7 +6,7 @@ leaves arrays that nobody points to and that the next run finds by their content
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from client.store.layouts import Case, Dataset
 from client.store.lock import among_others
 from client.store.normalise import normalise
 from client.store.orientation import OriginalGeometry, to_ras
-from client.store.scans import CatalogScan, insert_scan, refresh_scan
+from client.store.scans import CatalogScan, ids_of_volume, insert_scan, refresh_scan
 from client.store.store import Store
 from client.store.volume_files import RawVolume, read_label, read_volume
 from client.store.withdrawn import WithdrawnError, check_not_withdrawn
@@ -42,10 +42,14 @@ class LabelCount:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of the cases. `quarantined` holds names and reasons, `notes` names and notes."""
+    """What became of the cases. `quarantined` holds names and reasons, `notes` names and notes.
+
+    `serve_others` counts those added that another task has, too.
+    """
 
     added: int
     already_known: int
+    serve_others: int
     quarantined: tuple[tuple[str, str], ...]
     labels: tuple[LabelCount, ...]
     notes: tuple[tuple[str, str], ...] = ()
@@ -56,7 +60,7 @@ class ReadCase:
     """A case after all checks.
 
     Attributes:
-        scan_id: pseudonym, from the voxels and their place.
+        volume_id: pseudonym, from the voxels and their place.
         image: (C, I, J, K), RAS.
         reference: (I, J, K), a full label, where there is one.
         geometry: of `image`.
@@ -64,7 +68,7 @@ class ReadCase:
         dicom: modality and identity, where the files tell them.
     """
 
-    scan_id: str
+    volume_id: str
     image: np.ndarray
     reference: np.ndarray | None
     geometry: Geometry
@@ -84,22 +88,23 @@ def ingest_cases(
     """Reads, checks, normalises and stores the cases for a task.
 
     The same scan is recognised by its voxels and position, under whatever name it comes again; a
-    label or a normalisation that changed is taken over then. For another task it is set aside. One
-    that was withdrawn is refused unless `again_allowed` names its case.
+    label or a normalisation that changed is taken over then. For another task it is a scan of its
+    own, to be painted for that one. One that was withdrawn is refused unless `again_allowed` names
+    its case.
 
     Raises:
         StoreError: the store cannot be written (a full disk); what was stored stays.
     """
-    added, known, bad, notes = 0, 0, [], []
+    added, known, shared, bad, notes = 0, 0, 0, [], []
     voxels_found: list[dict[int, int]] = []
     for case in cases:
         try:
             read = read_case(dataset, case)
             with among_others(store):
                 is_allowed_again = case.name in again_allowed
-                check_not_withdrawn(store, read.scan_id, again_allowed=is_allowed_again)
+                check_not_withdrawn(store, read.volume_id, again_allowed=is_allowed_again)
                 _check_modality(read, task)
-                is_new = _keep(store, dataset, case, read, task)
+                is_new, num_others = _keep(store, dataset, case, read, task)
         except WithdrawnError as error:
             # Its name is told, not kept: nothing of it may come back.
             bad.append((case.name, str(error)))
@@ -108,13 +113,14 @@ def ingest_cases(
             _set_aside(store, task, case.name, str(error))
         else:
             added, known = added + is_new, known + (not is_new)
+            shared += is_new and num_others > 0
             voxels_found.append(_count_voxels(read.reference))
             if read.dicom is not None and read.dicom.note is not None:
                 notes.append((case.name, read.dicom.note))
         if on_case is not None:
             on_case(case.name)
     labels = _label_counts(dataset, voxels_found)
-    return IngestReport(added, known, tuple(bad), labels, tuple(notes))
+    return IngestReport(added, known, shared, tuple(bad), labels, tuple(notes))
 
 
 def check_channels(dataset: Dataset, plan: FederationPlan) -> None:
@@ -152,7 +158,7 @@ def read_case(dataset: Dataset, case: Case) -> ReadCase:
                 f"{dataset.labels}"
             )
     return ReadCase(
-        scan_id=_identify(image, affine),
+        volume_id=_identify(image, affine),
         image=image,
         reference=reference,
         geometry=Geometry(_shape(image), _nested(affine)),
@@ -177,14 +183,16 @@ def _check_modality(read: ReadCase, task: Task) -> None:
         )
 
 
-def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task) -> bool:
-    """Stores a case; whether it is new."""
+def _keep(
+    store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
+) -> tuple[bool, int]:
+    """Stores a case; whether it is new, and how many other tasks it serves."""
     try:
         reference_key = save_array(store, read.reference) if read.reference is not None else None
         image = normalise(read.image, task.modality, task.window_hu)
         stack, display = make_display(read.image, task.axis, task.modality, task.window_hu)
         row = CatalogScan(
-            scan_id=read.scan_id,
+            scan_id=read.volume_id,
             case=case.name,
             task=task.name,
             modality=task.modality,
@@ -207,20 +215,16 @@ def _keep(store: Store, dataset: Dataset, case: Case, read: ReadCase, task: Task
             "DELETE FROM quarantine WHERE task = ? AND case_name = ?",
             [(task.name, name) for name in (case.name, *case.parts)],
         )
-        query = "SELECT task, case_name FROM scans WHERE scan_id = ?"
-        found = connection.execute(query, (read.scan_id,)).fetchone()
-        if found is not None and found["task"] != task.name:
-            raise BadScanError(
-                f"the same scan serves the task {found['task']!r} already, as "
-                f"{found['case_name']!r}; a scan serves one task"
-            )
-        if found is None:
-            insert_scan(connection, row)
-        else:
+        known = ids_of_volume(connection, read.volume_id)
+        if task.name in known:
+            row = replace(row, scan_id=known[task.name])
             refresh_scan(connection, row)
+        else:
+            row = replace(row, scan_id=f"{read.volume_id}-{task.name}") if known else row
+            insert_scan(connection, row)
         if read.dicom is not None:
-            save_identity(connection, read.scan_id, read.dicom.identity)
-    return found is None
+            save_identity(connection, row.scan_id, read.dicom.identity)
+    return task.name not in known, len(known.keys() - {task.name})
 
 
 def _set_aside(store: Store, task: Task, case: str, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,7 +15,10 @@ from client.store.store import Store
 from common.errors import LabelDictionaryError, StoreError
 from common.label_names import comparable_name
 from common.plan import FederationPlan
-from common.scans import Geometry, Modality, Scan
+from common.scans import Geometry, Modality, Scan, volume_of
+
+# The ids of one volume: '.' is the character after '-' (`common.scans.volume_of`).
+OF_VOLUME = "scan_id >= :volume AND scan_id < :volume || '.'"
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,21 @@ def refresh_scan(connection: sqlite3.Connection, scan: CatalogScan) -> None:
             scan.scan_id,
         ),
     )
+
+
+def ids_of_volume(connection: sqlite3.Connection, volume_id: str) -> dict[str, str]:
+    """The tasks that a volume serves, each with the scan_id that it has there."""
+    query = f"SELECT task, scan_id FROM scans WHERE {OF_VOLUME}"
+    rows = connection.execute(query, {"volume": volume_id})
+    return {row["task"]: row["scan_id"] for row in rows}
+
+
+def each_volume_once(scans: Sequence[CatalogScan], axis_of: Mapping[str, int]) -> list[CatalogScan]:
+    """The first of those that are the same volume along the same axis, which their tasks give."""
+    first: dict[tuple[str, int], CatalogScan] = {}
+    for scan in scans:
+        first.setdefault((volume_of(scan.scan_id), axis_of[scan.task]), scan)
+    return list(first.values())
 
 
 def load_scan(store: Store, scan_id: str) -> Scan:

@@ -174,6 +174,17 @@ def test_a_withdrawn_case_comes_back_only_by_name(
     assert "1 added, 2 known already, 0 set aside" in desk(*ingest, "--again-allowed", scan.case)
 
 
+def test_a_case_that_serves_another_task_is_told(
+    hospital: Hospital, plan_file: Path, desk: Desk
+) -> None:
+    folder = hospital.store.folder.parent / "cellar-first"
+    ingest = ("ingest", str(folder), "--plan", str(plan_file), "--task", "second")
+    text = desk(*ingest)
+    assert "3 added, 0 known already, 0 set aside\n3 of those added serve another task" in text
+    assert "serve another" not in desk(*ingest)
+    assert json.loads(desk(*ingest, "--format", "json"))["serve_others"] == 0
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Torch and the like would make every command seconds slower."""
 

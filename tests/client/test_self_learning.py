@@ -83,6 +83,16 @@ def test_a_hospital_learns_from_all_its_scans_and_sends_one_network(
     assert set(json.loads(row.details)["tensors"]) == set(sent)
 
 
+def test_a_volume_that_serves_two_tasks_teaches_once(
+    make_hospital: MakeHospital, make_learning: MakePlan, tmp_path: Path
+) -> None:
+    hospital, plan = make_hospital(), make_learning()
+    dataset = find_cases(tmp_path / "cellar-first")
+    ingest_cases(hospital.store, dataset, dataset.cases, task=plan.tasks[1])
+    note = _ask(hospital, plan, 1, trained_in(plan, 1, first_state(plan).arrays)).note
+    assert (note.used, note.skipped, note.scans_per_task) == (6, 0, {"first": 3, "second": 3})
+
+
 def test_other_tensors_that_come_along_stay_here(
     make_hospital: MakeHospital, make_learning: MakePlan
 ) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.scans import AXIS_OF_PLANE, Geometry, LabelMap, SliceRef
+from common.scans import AXIS_OF_PLANE, Geometry, LabelMap, SliceRef, volume_of
 
 
 def test_spacing_is_the_length_of_the_affines_columns() -> None:
@@ -15,6 +15,21 @@ def test_spacing_is_the_length_of_the_affines_columns() -> None:
         (0.0, 0.0, 0.0, 1.0),
     )
     assert Geometry((5, 6, 7), affine).spacing_mm == pytest.approx((2.0, 3.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("scan_id", "volume"),
+    [
+        ("scan-0123456789abcdef", "scan-0123456789abcdef"),
+        ("scan-0123456789abcdef-second_task", "scan-0123456789abcdef"),
+        ("scan-0123456789abcdef-a-b", "scan-0123456789abcdef"),
+        ("scan-0123456789abcdef0", "scan-0123456789abcdef0"),
+        ("scan-0123456789abcdef-", "scan-0123456789abcdef-"),
+        ("elsewhere", "elsewhere"),
+    ],
+)
+def test_a_scans_volume_is_its_id_without_the_task(scan_id: str, volume: str) -> None:
+    assert volume_of(scan_id) == volume
 
 
 @pytest.mark.parametrize("axis", AXIS_OF_PLANE.values())

@@ -36,6 +36,7 @@ def test_the_named_scenarios_are_there() -> None:
         "cardiac_vendors",
         "cardiac_classes",
         "cardiac_few",
+        "cardiac_again",
     }
 
 

@@ -4,11 +4,16 @@ from pathlib import Path
 import pytest
 from small_scenario import small_scenario
 
-from client.store.layouts import Case, Dataset
+from client.store.annotations import latest_annotations
+from client.store.layouts import Case, Dataset, find_cases
+from client.store.scans import list_scans
 from common.errors import SettingsError
+from common.scans import volume_of
 from common.settings_file import parse_settings
+from simulations.phantoms import write_phantoms
+from simulations.progress import no_progress
 from simulations.scenario import Deal, Scenario, Split
-from simulations.sites import deal_cases
+from simulations.sites import deal_cases, fill_sites, gather_test_scans, read_columns
 
 
 def make_dataset(folder: Path, rows: list[str]) -> Dataset:
@@ -65,7 +70,7 @@ def test_a_deal_may_have_few_of_its_tasks_classes_painted(
         Deal(task="scanner-1", part=(2, 2), classes=("head",)),
     )
     dealt = deal_cases(scenario(deals=deals), dataset)
-    painted = [sorted(dealt.classes_painted[name]) for name in sorted(dealt.classes_painted)]
+    painted = [sorted(classes) for _, classes in sorted(dealt.classes_painted.items())]
     # The second half has both: two deals name one each.
     assert (painted.count(["head"]), painted.count(["body", "head"])) == (16, 16)
     values = small_scenario().model_dump()
@@ -132,13 +137,49 @@ def test_several_deals_of_a_task_come_together(
     )
 
 
-def test_a_site_that_gets_a_case_for_two_tasks_is_refused(
+def test_a_site_may_get_a_case_for_two_tasks(
     tmp_path: Path, scenario: Callable[..., Scenario]
 ) -> None:
     dataset = make_dataset(tmp_path, rows(40))
-    deals = (Deal(task="scanner-1"), Deal(task="scanner-2", where={"vendor": "x"}))
-    message = (
-        r"hospital-. gets the case 'c\d\d' for the tasks 'scanner-1' and 'scanner-2', and a scan"
+    deals = (
+        Deal(task="scanner-1", classes=("head",)),
+        Deal(task="scanner-2", classes=("body",)),
+        Deal(task="scanner-2", where={"vendor": "x"}, classes=("head",)),
     )
-    with pytest.raises(SettingsError, match=message):
-        deal_cases(scenario(deals=deals), dataset)
+    dealt = deal_cases(scenario(deals=deals), dataset)
+    first, second = (dealt.training[name] for name in ("scanner-1", "scanner-2"))
+    assert all(set(first[site]) <= set(second[site]) for site in first)
+    assert dealt.test["scanner-1"] == dealt.test["scanner-2"]
+    # What is painted is a matter of the task: in the second, of the vendor too.
+    vendor = {name: row["vendor"] for name, row in read_columns(dataset).items()}
+    for (task, name), classes in dealt.classes_painted.items():
+        of_second = {"body", "head"} if vendor[name] == "x" else {"body"}
+        assert classes == ({"head"} if task == "scanner-1" else of_second)
+
+
+def test_scans_of_two_tasks_are_painted_for_each_and_tested_once(tmp_path: Path) -> None:
+    values = small_scenario().model_dump()
+    cases = tmp_path / "cases"
+    write_phantoms(cases, small_scenario())
+    values["deals"] = [{**deal, "where": {}} for deal in values["deals"]]
+    values["phantoms"] = None
+    shared = parse_settings(Scenario, {**values, "test": {"share": 0.3}}, "shared")
+    dataset = find_cases(cases)
+    dealt = deal_cases(shared, dataset)
+    stores = fill_sites(shared, dataset, dealt, tmp_path / "sites", no_progress)
+    for store in stores.values():
+        per_task = {task.name: list_scans(store, task.name) for task in shared.plan.tasks}
+        first, second = ([volume_of(scan.scan_id) for scan in scans] for scans in per_task.values())
+        assert first == second
+        for scan in list_scans(store):
+            (painted,) = latest_annotations(store, scan.scan_id)
+            classes = shared.plan.class_indexes(shared.plan.task_named(scan.task))
+            assert painted.looked_for == classes
+    # Filled again after a kill, nothing is added.
+    again = fill_sites(shared, dataset, dealt, tmp_path / "sites", no_progress)
+    for name, store in again.items():
+        assert len(list_scans(store)) == 2 * len(dealt.training["scanner-1"][name])
+    test = gather_test_scans(shared, dataset, dealt, tmp_path, no_progress)
+    names = dealt.test["scanner-1"]
+    assert sorted(scan.case for scan in test.scans) == sorted(names)
+    assert (test.case_names["scanner-2"], test.left_out) == (names, 0)

@@ -1,6 +1,5 @@
 """What every request needs: the hospital's store, the plan, and who asks for which scan."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -12,8 +11,7 @@ from client.annotation.page.previews import Previews
 from client.store.scans import CatalogScan, lookup_scan
 from client.store.store import Store
 from common.plan import FederationPlan, Task
-
-SCAN_ID = re.compile(r"scan-[0-9a-f]{16}")
+from common.scans import SCAN_ID
 
 
 @dataclass(frozen=True)

@@ -353,6 +353,38 @@ def test_a_withdrawn_scan_is_refused_when_it_comes_again(
     assert proof.rows["scans"] == 1
 
 
+@pytest.mark.parametrize("called", ["scan", "other", "case", "other case", "patient"])
+def test_a_scan_goes_for_all_tasks_that_it_serves(
+    store: Store, patients: list[str], plan: FederationPlan, plain_folder: Path, called: str
+) -> None:
+    anna, *others = patients
+    case, second = find_scan(store, anna).case, plan.tasks[1]
+    # For the second task it came under another name, without a number.
+    for kind in ("images", "labels"):
+        (plain_folder / kind / f"{case}.nii.gz").rename(plain_folder / kind / "renamed.nii.gz")
+    dataset = find_cases(plain_folder)
+    assert ingest_cases(store, dataset, dataset.cases, task=second).serve_others == 3
+    traces, ids = _traces(store, anna), [anna, f"{anna}-second"]
+    names = {"scan": anna, "other": ids[1], "case": case, "other case": "renamed"}
+    proofs = forget(store, names.get(called, PATIENT))
+    assert [proof.scan_id for proof in proofs] == ids
+    for trace in traces:
+        assert _files_with(store.folder, trace) == []
+    left = [scan.scan_id for scan in list_scans(store)]
+    assert left == sorted([*others, *(f"{one}-second" for one in others)])
+    # Neither task may have it back; let in for one, it may come for the other, too.
+    for task in plan.tasks:
+        ((refused, why),) = ingest_cases(store, dataset, dataset.cases, task=task).quarantined
+        assert (refused, "may not come back" in why) == ("renamed", True)
+    again = ["renamed"]
+    report = ingest_cases(store, dataset, dataset.cases, task=second, again_allowed=again)
+    assert (report.added, report.serve_others, report.quarantined) == (1, 0, ())
+    assert ingest_cases(store, dataset, dataset.cases, task=plan.tasks[0]).serve_others == 1
+    assert {scan.scan_id for scan in list_scans(store) if scan.case == "renamed"} == {
+        anna, f"{anna}-first"
+    }  # fmt: skip
+
+
 def test_a_name_that_is_in_quarantine_alone_goes(store: Store, patients: list[str]) -> None:
     with store.connect() as connection:
         connection.execute("INSERT INTO quarantine VALUES ('first', 'Meier^Jo', 'damaged')")

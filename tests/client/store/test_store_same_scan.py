@@ -19,7 +19,7 @@ from client.store.layouts import Case, Dataset, find_cases
 from client.store.scans import list_scans
 from client.store.store import Store
 from common.plan import Task
-from common.scans import LabelMap, SliceAnnotation, SliceRef
+from common.scans import LabelMap, SliceAnnotation, SliceRef, volume_of
 
 SaveNifti = Callable[..., Path]
 IMAGE = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
@@ -44,7 +44,7 @@ def _reordered(array: np.ndarray, affine: np.ndarray, order: list[list[int]]) ->
 
 def _scan_id(path: Path) -> str:
     dataset = Dataset("plain", path.parent, (), {}, 1)
-    return read_case(dataset, Case("a", (path,), None)).scan_id
+    return read_case(dataset, Case("a", (path,), None)).volume_id
 
 
 def _ingest(store: Store, folder: Path, task: Task) -> IngestReport:
@@ -141,16 +141,35 @@ def test_a_late_label_leaves_annotations_and_label_maps_alone(
     assert list_scans(store) == [scan]
 
 
-def test_the_same_scan_for_another_task_is_set_aside_and_says_where_it_serves(
+def test_the_same_scan_for_another_task_is_a_scan_of_its_own(
     store: Store, tmp_path: Path, task: Task, save_nifti: SaveNifti
 ) -> None:
     save_nifti(tmp_path / "images" / "a.nii", IMAGE)
-    _ingest(store, tmp_path, task)
-    report = _ingest(store, tmp_path, task.model_copy(update={"name": "other"}))
-    ((case, reason),) = report.quarantined
-    assert (case, report.added, report.already_known) == ("a", 0, 0)
-    assert f"serves the task {task.name!r} already" in reason
-    assert [scan.task for scan in list_scans(store)] == [task.name]
+    values = {**task.model_dump(), "modality": "CT"}
+    first = Task.model_validate({**values, "window_hu": [0.0, 10.0]})
+    other = Task.model_validate({**values, "name": "other", "window_hu": [0.0, 1.0]})
+    assert _ingest(store, tmp_path, first).serve_others == 0
+    (one,) = list_scans(store)
+    save_nifti(tmp_path / "images" / "b.nii", IMAGE + 1)
+    report = _ingest(store, tmp_path, other)
+    assert (report.added, report.already_known, report.serve_others) == (2, 0, 1)
+    assert report.quarantined == ()
+    assert list_scans(store, first.name) == [one]  # as it was
+    two = next(scan for scan in list_scans(store, "other") if scan.case == "a")
+    assert two.scan_id == f"{one.scan_id}-other"
+    assert volume_of(two.scan_id) == volume_of(one.scan_id) == one.scan_id
+    # Each is normalised by its own task's window.
+    assert two.image_key != one.image_key
+    painted = SliceAnnotation(SliceRef(two.scan_id, 0, 3), LABEL[3], (1, 2), "anna", 4.0)
+    save_annotation(store, painted)
+    assert latest_annotations(store, one.scan_id) == []
+    # It is known again for either task, also after a label came.
+    save_nifti(tmp_path / "labels" / "a.nii", LABEL)
+    for task_again, added, known in ((other, 0, 2), (first, 1, 1)):
+        again = _ingest(store, tmp_path, task_again)
+        assert (again.added, again.already_known) == (added, known)
+    assert {scan.reference_key is None for scan in list_scans(store) if scan.case == "a"} == {False}
+    assert len(latest_annotations(store, two.scan_id)) == 1
 
 
 def test_a_changed_window_and_a_corrected_label_are_taken_over(
