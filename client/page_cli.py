@@ -96,7 +96,10 @@ def _print_worklist(found: "Worklist") -> None:
     counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
     print(f"{counts}; {found.slices_painted} slices in {found.minutes_painted} min")
     planes = list(AXIS_OF_PLANE)
+    width = max((len(row.scan_id) for row in found.rows), default=0)
     for row in found.rows:
         where = f"{planes[row.axis]} {'-' if row.index is None else row.index}"
         holder = f"  ({row.claimed_by} has it open)" if row.claimed_by else ""
-        print(f"{row.scan_id}  {row.task:<16} {row.state:<9} {where:<13} {row.why}{holder}")
+        print(
+            f"{row.scan_id:<{width}}  {row.task:<16} {row.state:<9} {where:<13} {row.why}{holder}"
+        )

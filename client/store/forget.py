@@ -13,7 +13,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from client.store.audit import add_row, settle_head
 from client.store.clock import now
@@ -88,7 +88,9 @@ def forget(
             scan_ids = _scans_called(connection, name)
             is_left = bool(name) and not scan_ids
             num_quarantined = _drop_quarantined(connection, name) if is_left else 0
-            withdrawn = [_withdraw(connection, store, one, reason) for one in scan_ids]
+            drafts = [_withdraw(connection, store, one, reason) for one in scan_ids]
+            wanted = keys_pointed_to(connection)  # once the rows of all of them are gone
+            withdrawn = [_tell_shared(draft, wanted) for draft in drafts]
             connection.executemany(
                 "INSERT INTO withdrawn VALUES (?, ?, ?)",
                 [(one.scan_id, one.time, json.dumps(asdict(one))) for one in withdrawn],
@@ -136,7 +138,7 @@ def _unknown(store: Store, name: str) -> StoreError:
 
 
 def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason: str) -> Proof:
-    """Removes all rows of a scan; the proof of it, whose files are still to be removed."""
+    """Removes all rows of a scan; the proof of it, with all its arrays, which are still there."""
     case, telling = _telling(connection, scan_id)
     if tells(reason, telling):
         raise SettingsError(
@@ -154,19 +156,25 @@ def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason
         "rounds": _drop_from_memories(connection, scan_id),
         **_drop_rows(connection, scan_id),
     }
-    wanted = keys_pointed_to(connection)
     return Proof(
         scan_id=scan_id,
         time=now(),
         reason=reason,
         rows={table: number for table, number in rows.items() if number},
-        arrays=tuple(sorted(keys - wanted)),
-        shared_arrays=tuple(sorted(keys & wanted)),
+        arrays=tuple(sorted(keys)),
+        shared_arrays=(),
         replies=tuple(_replies_of(store, uses)),
         uses=tuple(uses),
         named_in_audit=tuple(_audit_rows_naming(connection, telling)),
         derived=_derived(store, uses),
     )
+
+
+def _tell_shared(proof: Proof, wanted: set[str]) -> Proof:
+    """The proof with those arrays apart that other scans still point to."""
+    keys = set(proof.arrays)
+    gone, shared = sorted(keys - wanted), sorted(keys & wanted)
+    return replace(proof, arrays=tuple(gone), shared_arrays=tuple(shared))
 
 
 def _derived(store: Store, uses: Sequence[Use]) -> tuple[str, ...]:

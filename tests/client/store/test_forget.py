@@ -368,6 +368,9 @@ def test_a_scan_goes_for_all_tasks_that_it_serves(
     names = {"scan": anna, "other": ids[1], "case": case, "other case": "renamed"}
     proofs = forget(store, names.get(called, PATIENT))
     assert [proof.scan_id for proof in proofs] == ids
+    # What both have is gone with both, and no other scan's.
+    assert set(proofs[1].arrays) < set(proofs[0].arrays)
+    assert [len(proof.shared_arrays) for proof in proofs] == [1, 0]
     for trace in traces:
         assert _files_with(store.folder, trace) == []
     left = [scan.scan_id for scan in list_scans(store)]
