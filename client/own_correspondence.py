@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.propagation.learn_correspondence import learn_correspondence
 from client.store.correspondence import Learned, load_learned, save_learned
-from client.store.scans import CatalogScan, each_volume_once, list_scans, load_scan
+from client.store.scans import CatalogScan, each_image_once, list_scans, load_scan
 from client.store.store import Store
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.plan import FederationPlan, Task
@@ -42,17 +42,19 @@ def own_correspondence(
     settings = _digest(plan, tasks)
     kept = load_learned(store, settings)
     axis_of = {task.name: task.axis for task in tasks}
-    own = [scan for scan in list_scans(store) if scan.task in axis_of]
-    scans = [
+    fit = [
         scan
-        for scan in each_volume_once(own, axis_of)
-        if scan.geometry.shape[axis_of[scan.task]] >= plan.correspondence.chain_slices
+        for scan in list_scans(store)
+        if scan.task in axis_of
+        and scan.geometry.shape[axis_of[scan.task]] >= plan.correspondence.chain_slices
     ]
+    scans = each_image_once(fit, axis_of)
     done = kept[-1] if kept and len(scans) < OUTGROWN * len(kept[-1].scans) else None
     if done is not None:
         _set_weights(network, done)
         seen = set(done.scans)
-        scans = [scan for scan in scans if scan.scan_id in seen]
+        # Of all: since then an image may have come for a task that is first in line here.
+        scans = [scan for scan in fit if scan.scan_id in seen]
     for part in clock.each_in_time(range(done.part + 1 if done else 1, PARTS + 1)):
         _learn_part(store, plan, network, scans, part, device)
         weights = parameters_to_vector(network.parameters()).detach().cpu().numpy()

@@ -25,7 +25,7 @@ from client.store.scans import count_quarantined, list_scans
 from client.store.store import Store
 from common.plan import FederationPlan, Task
 from common.random_streams import generator
-from common.scans import SliceAnnotation
+from common.scans import SliceAnnotation, volume_of
 from common.updates import Outcome, RoundRequest
 
 MEGABYTE = 1e6
@@ -125,7 +125,8 @@ def choose_material(
             remembered = _remembered(state, others, labelled.flagged)
             return Material(task, scans, remembered, unannotated)
     remembered = _remembered(state, allowed, labelled.flagged)
-    replays = plan.replay.share > 0 and len(remembered) >= least
+    volumes = {volume_of(one) for one in remembered}
+    replays = plan.replay.share > 0 and len(volumes) >= least
     return Material(None, [], remembered if replays else [])
 
 

@@ -15,12 +15,13 @@ from client.propagation.learn_correspondence import learn_correspondence
 from client.round_material import count_set_aside
 from client.round_result import RoundResult
 from client.store.rounds import load_state
-from client.store.scans import CatalogScan, each_volume_once, list_scans, load_scan
+from client.store.scans import CatalogScan, each_image_once, list_scans, load_scan
 from client.store.store import Store
 from common.networks.correspondence import build_correspondence
 from common.networks.unet import load_arrays, networks_to_arrays
 from common.plan import FederationPlan, Task
 from common.random_streams import generator
+from common.scans import volume_of
 from common.updates import CORRESPONDENCE, Arrays, LocalUpdate, Note, RoundRequest
 
 
@@ -45,11 +46,12 @@ def learn_round(
 
     tasks = terms.policy.allowed_tasks(plan.tasks)
     of_tasks = [scan for task in tasks for scan in list_scans(store, task.name)]
-    scans = each_volume_once(of_tasks, {task.name: task.axis for task in tasks})
+    scans = each_image_once(of_tasks, {task.name: task.axis for task in tasks})
     fit = [scan for scan in scans if is_long_enough(plan, scan)]
-    if len(fit) < terms.policy.min_annotated_scans:
+    num_volumes = len({volume_of(scan.scan_id) for scan in fit})
+    if num_volumes < terms.policy.min_annotated_scans:
         raise NotAllowedError(
-            f"{len(fit)} scans are fit to learn from, `min_annotated_scans` is "
+            f"{num_volumes} scans are fit to learn from, `min_annotated_scans` is "
             f"{terms.policy.min_annotated_scans}"
         )
     loss = learn_correspondence(

@@ -4,13 +4,13 @@ An arm that changes nothing in a scenario, because what it takes away is off the
 its comparison.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import SettingsError
 from common.settings_file import parse_settings
-from simulations.scenario import Scenario
+from simulations.scenario import Deal, Scenario
 
 Changed = Callable[[Scenario], Scenario]
 REFERENCE = "as-is"
@@ -125,18 +125,38 @@ def _joint(scenario: Scenario) -> Scenario:
         "rounds": sum(task.rounds for task in tasks),
     }
     values["plan"]["tasks"] = [{**values["plan"]["tasks"][0], **together}]
-    values["deals"] = [{**deal, "task": JOINT, "classes": ()} for deal in values["deals"]]
+    everything = together["classes"]
+    values["deals"] = _deals_of_one_task(scenario, lambda _: everything)
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint")
+
+
+def _deals_of_one_task(
+    scenario: Scenario, painted_in: Callable[[Deal], Sequence[str]]
+) -> list[dict[str, Any]]:
+    """All tasks' deals as those of one; what several deal alike is dealt once, painted for all."""
+    alike: dict[str, tuple[Deal, set[str]]] = {}
+    for deal in scenario.deals:
+        one = deal.model_copy(update={"task": JOINT, "classes": ()})
+        _, painted = alike.setdefault(one.model_dump_json(), (one, set()))
+        painted.update(painted_in(deal))
+    names = [label.name for label in scenario.plan.labels]
+    return [
+        {
+            **deal.model_dump(),
+            "classes": () if painted >= set(names) else [n for n in names if n in painted],
+        }
+        for deal, painted in alike.values()
+    ]
 
 
 def _joint_same_labels(scenario: Scenario) -> Scenario:
     """As `_joint`, but each scan has the classes painted that it has in the stream."""
     classes_of = {task.name: task.classes for task in scenario.plan.tasks}
     values = _joint(scenario).model_dump()
-    everything = {label.name for label in scenario.plan.labels}
-    for deal, streamed in zip(values["deals"], scenario.deals, strict=True):
-        own = streamed.classes or classes_of[streamed.task]
-        deal["classes"] = () if everything <= set(own) else own
+    if len(scenario.plan.tasks) > 1:
+        values["deals"] = _deals_of_one_task(
+            scenario, lambda deal: deal.classes or classes_of[deal.task]
+        )
     return parse_settings(Scenario, values, f"scenario {scenario.name!r}, joint, same labels")
 
 

@@ -68,7 +68,8 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
     """Who gets which case, from the scenario's seed alone.
 
     Raises:
-        SettingsError: a column or value that the scenario names is not in cases.csv.
+        SettingsError: a column or value that the scenario names is not in cases.csv, or a test case
+            counts for tasks that normalise it differently.
     """
     columns = read_columns(dataset)
     names = [case.name for case in dataset.cases]
@@ -97,7 +98,22 @@ def deal_cases(scenario: Scenario, dataset: Dataset) -> Dealt:
             for name in names_of_site:
                 painted = dealt.classes_painted.setdefault((deal.task, name), set())
                 painted.update(classes)
+    _check_tests_look_alike(scenario.plan, dealt)
     return dealt
+
+
+def _check_tests_look_alike(plan: FederationPlan, dealt: Dealt) -> None:
+    """A test case is normalised once, whichever tasks it counts for."""
+    first_of: dict[str, Task] = {}
+    for task in plan.tasks:
+        for name in dealt.test.get(task.name, ()):
+            first = first_of.setdefault(name, task)
+            if (first.modality, first.window_hu) != (task.modality, task.window_hu):
+                raise SettingsError(
+                    f"the test case {name!r} counts for the tasks {first.name!r} and "
+                    f"{task.name!r}, whose modalities or windows differ: deal them cases that "
+                    "differ, too (`where`)"
+                )
 
 
 def patients_of(scenario: Scenario, dataset: Dataset, cases: Sequence[str]) -> dict[str, str]:

@@ -17,14 +17,13 @@ from dataclasses import asdict, dataclass, replace
 
 from client.store.audit import add_row, settle_head
 from client.store.clock import now
-from client.store.identities import Identity
 from client.store.leftovers import array_columns, keys_pointed_to, remove_leftovers
 from client.store.lock import alone
 from client.store.own_networks import drop_own_networks, own_network_keys
 from client.store.received_models import goes_on_from
 from client.store.scans import ids_of_volume
 from client.store.store import Store
-from client.store.telling import telling_texts, tells
+from client.store.telling import telling_of, tells
 from client.store.uses import Use, uses_of
 from client.store.withdrawn import unfinished_withdrawals, when_withdrawn
 from common.errors import SettingsError, StoreError
@@ -88,7 +87,8 @@ def forget(
             scan_ids = _scans_called(connection, name)
             is_left = bool(name) and not scan_ids
             num_quarantined = _drop_quarantined(connection, name) if is_left else 0
-            drafts = [_withdraw(connection, store, one, reason) for one in scan_ids]
+            telling = {one: telling_of(connection, one) for one in scan_ids}
+            drafts = [_withdraw(connection, store, one, reason, telling[one]) for one in scan_ids]
             wanted = keys_pointed_to(connection)  # once the rows of all of them are gone
             withdrawn = [_tell_shared(draft, wanted) for draft in drafts]
             connection.executemany(
@@ -137,14 +137,17 @@ def _unknown(store: Store, name: str) -> StoreError:
     )
 
 
-def _withdraw(connection: sqlite3.Connection, store: Store, scan_id: str, reason: str) -> Proof:
+def _withdraw(
+    connection: sqlite3.Connection, store: Store, scan_id: str, reason: str, telling: Sequence[str]
+) -> Proof:
     """Removes all rows of a scan; the proof of it, with all its arrays, which are still there."""
-    case, telling = _telling(connection, scan_id)
     if tells(reason, telling):
         raise SettingsError(
             "the reason names the patient or the case, and would stay in the audit log: say it "
             "without"
         )
+    query = "SELECT case_name FROM scans WHERE scan_id = ?"
+    case = str(connection.execute(query, (scan_id,)).fetchone()["case_name"])
     keys = _arrays_of(connection, scan_id)
     uses = uses_of(connection, scan_id)
     has_taught = any(use.part != "scored" for use in uses)
@@ -194,15 +197,6 @@ def _derived(store: Store, uses: Sequence[Use]) -> tuple[str, ...]:
     }:
         derived |= new
     return tuple(sorted(derived))
-
-
-def _telling(connection: sqlite3.Connection, scan_id: str) -> tuple[str, Sequence[str]]:
-    """The case's name, and all texts by which a person could be known."""
-    query = "SELECT case_name FROM scans WHERE scan_id = ?"
-    case = str(connection.execute(query, (scan_id,)).fetchone()["case_name"])
-    who = connection.execute("SELECT * FROM identities WHERE scan_id = ?", (scan_id,)).fetchone()
-    identity = Identity(who["patient"], json.loads(who["details"])) if who is not None else None
-    return case, telling_texts(case, identity)
 
 
 def _arrays_of(connection: sqlite3.Connection, scan_id: str) -> set[str]:

@@ -8,8 +8,10 @@ import json
 import sqlite3
 from dataclasses import dataclass, field
 
+from client.store.scans import OF_VOLUME
 from client.store.store import Store
 from common.errors import BadScanError
+from common.scans import volume_of
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,12 @@ def save_identity(connection: sqlite3.Connection, scan_id: str, identity: Identi
     """Notes whom a scan is of, in the transaction that writes the scan's row.
 
     Raises:
-        BadScanError: the scan is another patient's already; nobody is ever moved silently.
+        BadScanError: the volume is another patient's already, for whatever task; nobody is ever
+            moved silently.
     """
-    query = "SELECT patient FROM identities WHERE scan_id = ?"
-    found = connection.execute(query, (scan_id,)).fetchone()
-    if found is not None and found["patient"] not in ("", identity.patient):
+    query = f"SELECT patient FROM identities WHERE {OF_VOLUME}"
+    rows = connection.execute(query, {"volume": volume_of(scan_id)})
+    if {row["patient"] for row in rows} - {"", identity.patient}:
         raise BadScanError(
             "the same voxels are registered already as another patient's: if the number was "
             "corrected, forget the scan and ingest it again; if not, one of the two is wrong"
@@ -53,10 +56,10 @@ def find_by_patient(store: Store, patient: str) -> list[str]:
 
 
 def find_identity(store: Store, scan_id: str) -> Identity | None:
-    """Whose a scan is; none if that is not known."""
+    """Whose a scan is, for whatever task its volume came with that; none if it is not known."""
+    query = f"SELECT * FROM identities WHERE {OF_VOLUME} ORDER BY patient = '', scan_id LIMIT 1"
     with store.read() as connection:
-        query = "SELECT * FROM identities WHERE scan_id = ?"
-        row = connection.execute(query, (scan_id,)).fetchone()
+        row = connection.execute(query, {"volume": volume_of(scan_id)}).fetchone()
     return None if row is None else Identity(row["patient"], json.loads(row["details"]))
 
 

@@ -7,10 +7,9 @@ holds who the scan is of is never kept, and the value stands in its place.
 import json
 from collections.abc import Iterable, Sequence
 
-from client.store.identities import find_identity
-from client.store.scans import find_scan, plan_indexes
+from client.store.scans import plan_indexes
 from client.store.store import Store
-from client.store.telling import telling_texts, tells
+from client.store.telling import telling_of, tells
 from common.plan import FederationPlan, Task
 from common.printable import printable
 from common.updates import LONGEST_LOCAL_NAME, MOST_LOCAL_NAMES
@@ -24,7 +23,8 @@ def save_local_names(store: Store, scan_id: str, called: Iterable[tuple[int, int
         scan_id: of the scan; what an earlier import called its labels is forgotten.
         called: label index, value in the file, and name there, empty if it has none.
     """
-    telling = telling_texts(find_scan(store, scan_id).case, find_identity(store, scan_id))
+    with store.read() as connection:
+        telling = telling_of(connection, scan_id)
     rows = {(scan_id, index, _harmless(name, value, telling)) for index, value, name in called}
     with store.connect() as connection:
         connection.execute("DELETE FROM local_names WHERE scan_id = ?", (scan_id,))

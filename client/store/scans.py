@@ -15,10 +15,11 @@ from client.store.store import Store
 from common.errors import LabelDictionaryError, StoreError
 from common.label_names import comparable_name
 from common.plan import FederationPlan
-from common.scans import Geometry, Modality, Scan, volume_of
+from common.scans import Geometry, Modality, Scan
 
-# The ids of one volume: '.' is the character after '-' (`common.scans.volume_of`).
+# As `common.scans.volume_of`: the ids of one volume ('.' is the character after '-'), and a row's.
 OF_VOLUME = "scan_id >= :volume AND scan_id < :volume || '.'"
+ITS_VOLUME = "substr({}scan_id, 1, 21)"
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,11 @@ def ids_of_volume(connection: sqlite3.Connection, volume_id: str) -> dict[str, s
     return {row["task"]: row["scan_id"] for row in rows}
 
 
-def each_volume_once(scans: Sequence[CatalogScan], axis_of: Mapping[str, int]) -> list[CatalogScan]:
-    """The first of those that are the same volume along the same axis, which their tasks give."""
+def each_image_once(scans: Sequence[CatalogScan], axis_of: Mapping[str, int]) -> list[CatalogScan]:
+    """The first of those that have the same image, and by their tasks the same axis."""
     first: dict[tuple[str, int], CatalogScan] = {}
     for scan in scans:
-        first.setdefault((volume_of(scan.scan_id), axis_of[scan.task]), scan)
+        first.setdefault((scan.image_key, axis_of[scan.task]), scan)
     return list(first.values())
 
 

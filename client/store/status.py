@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.store.annotations import annotation_effort
+from client.store.scans import ITS_VOLUME
 from client.store.store import Store
 
 # The last thing that happened to a scan decides its state, as in the worklist; without a plan every
@@ -90,10 +91,11 @@ def read_status(store: Store) -> Status:
 
 
 def count_annotated_scans(store: Store, tasks: Sequence[str]) -> int:
-    """How many scans of the named tasks have a painted slice."""
+    """How many scans of the named tasks have a painted slice; for several of them, counted once."""
     with store.read() as connection:
+        volume = ITS_VOLUME.format("scans.")
         query = (
-            "SELECT COUNT(DISTINCT scan_id) FROM annotations JOIN scans USING (scan_id) "
+            f"SELECT COUNT(DISTINCT {volume}) FROM annotations JOIN scans USING (scan_id) "
             "WHERE task IN (SELECT value FROM json_each(?))"
         )
         return int(connection.execute(query, (json.dumps(list(tasks)),)).fetchone()[0])

@@ -1,10 +1,14 @@
 """Texts by which a person could be known, in the spellings in which people would write them."""
 
+import json
 import re
+import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from client.store.identities import Identity
+from client.store.scans import OF_VOLUME
+from common.scans import volume_of
 
 SHORTEST_TELLING = 4  # shorter texts are found everywhere by chance
 # As DICOM writes a date, and as people do.
@@ -21,6 +25,20 @@ def telling_texts(case: str, identity: Identity | None) -> Sequence[str]:
         texts += [details.get(key, "") for key in ("name", "study", "series")]
         texts += _spelled(details.get("birth_date", ""))
     return [text.casefold() for text in texts if len(text) >= SHORTEST_TELLING]
+
+
+def telling_of(connection: sqlite3.Connection, scan_id: str) -> list[str]:
+    """What tells who a scan is of: all that came with its volume, for whatever task."""
+    query = (
+        "SELECT case_name, patient, details FROM scans LEFT JOIN identities USING (scan_id) "
+        f"WHERE {OF_VOLUME} ORDER BY scan_id"
+    )
+    texts: list[str] = []
+    for row in connection.execute(query, {"volume": volume_of(scan_id)}):
+        known = row["patient"] is not None
+        identity = Identity(row["patient"], json.loads(row["details"])) if known else None
+        texts += telling_texts(row["case_name"], identity)
+    return texts
 
 
 def tells(text: str, telling: Iterable[str]) -> bool:

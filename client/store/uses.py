@@ -4,7 +4,9 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from client.store.scans import ITS_VOLUME, OF_VOLUME
 from client.store.store import Store
+from common.scans import volume_of
 
 # How a round used its scans: part -> scan_ids. Parts are "trained" (current task), "replayed" (from
 # memory), "taught" and "self_learned" (images alone) and "scored" (held back: looked at, never
@@ -48,17 +50,19 @@ def record_uses(
 
 
 def uses_of(connection: sqlite3.Connection, scan_id: str) -> list[Use]:
-    """All uses of a scan, by federation and round."""
-    query = "SELECT * FROM uses WHERE scan_id = ? ORDER BY federation, first_round, part"
-    return [Use(**dict(row)) for row in connection.execute(query, (scan_id,))]
+    """All uses of a scan's volume, for whatever task, by federation and round."""
+    query = f"SELECT * FROM uses WHERE {OF_VOLUME} ORDER BY federation, first_round, part, scan_id"
+    rows = connection.execute(query, {"volume": volume_of(scan_id)})
+    return [Use(**dict(row)) for row in rows]
 
 
 def trained_on_withdrawn(
     connection: sqlite3.Connection, federation: str, round_number: int
 ) -> bool:
-    """Whether a round trained on a scan that was withdrawn since."""
+    """Whether a round trained on a scan whose volume was withdrawn since."""
+    used, gone = ITS_VOLUME.format("uses."), ITS_VOLUME.format("withdrawn.")
     query = (
-        "SELECT 1 FROM uses JOIN withdrawn USING (scan_id) WHERE federation = ? "
+        f"SELECT 1 FROM uses JOIN withdrawn ON {used} = {gone} WHERE federation = ? "
         "AND part <> 'scored' AND first_round <= ? AND last_round >= ? LIMIT 1"
     )
     place = (federation, round_number, round_number)
@@ -66,6 +70,6 @@ def trained_on_withdrawn(
 
 
 def find_uses(store: Store, scan_id: str) -> list[Use]:
-    """All uses of a scan, by federation and round."""
+    """All uses of a scan's volume, for whatever task, by federation and round."""
     with store.read() as connection:
         return uses_of(connection, scan_id)

@@ -16,6 +16,7 @@ from client.learning.round_clock import OutOfTimeError, RoundClock
 from client.local_round import Hospital
 from client.own_correspondence import PARTS, own_correspondence
 from client.propagation.learn_correspondence import learn_correspondence
+from client.store.correspondence import load_learned
 from client.store.ingest import ingest_cases
 from client.store.layouts import find_cases
 from client.store.scans import list_scans
@@ -253,3 +254,28 @@ def test_scans_of_tasks_that_the_plan_does_not_know_are_left_out(
     plan = make_plan(tasks=[task], correspondence=SMALL_CORRESPONDENCE)
     own_correspondence(make_hospital().store, plan, CPU)
     assert {scans for _, scans in lessons} == {3}
+
+
+def test_a_training_goes_on_when_a_scan_comes_for_another_task(
+    make_hospital: MakeHospital,
+    plan: FederationPlan,
+    lessons: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The ids that come first are other ones then, and the images the same."""
+    store = make_hospital().store
+    second = plan.tasks[1:]
+    with monkeypatch.context() as patched:
+        kill_at(patched, 3)
+        with pytest.raises(KilledError):
+            own_correspondence(store, plan, CPU, second)
+    before = ids_of(store)
+    dataset = find_cases(tmp_path / "cellar-second")
+    ingest_cases(store, dataset, dataset.cases, task=plan.tasks[0])
+    assert len(ids_of(store)) == 9
+    own_correspondence(store, plan, CPU, second)
+    assert lessons == [(part, 3) for part in range(3, PARTS + 1)]
+    names = load_learned(store, module._digest(plan, second))[-1].scans
+    assert len(names) == 3
+    assert set(names) < before

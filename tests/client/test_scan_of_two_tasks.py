@@ -1,6 +1,7 @@
 """A hospital paints scans that it has already for a second task: of each a scan for either."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,13 +12,18 @@ from running_page import running
 
 from client.annotation.import_masks import Wanted, import_mask
 from client.local_round import Hospital
+from client.policy import Policy
+from client.round_material import choose_material, find_labelled
 from client.store.annotations import latest_annotations
 from client.store.forget import forget
+from client.store.identities import Identity, save_identity
 from client.store.ingest import ingest_cases
 from client.store.label_maps import load_label_map
 from client.store.layouts import find_cases
+from client.store.local_names import local_names, save_local_names
 from client.store.rounds import load_state
 from client.store.scans import find_scan
+from client.store.status import count_annotated_scans
 from client.store.uses import find_uses
 from common.errors import StoreError
 from common.plan import FederationPlan
@@ -89,9 +95,38 @@ def test_one_that_is_withdrawn_leaves_the_memory_and_both_tasks(
     rounds(hospital, plan, 1, 2)
     gone = ids_of(hospital, "first")[0]
     proofs = forget(hospital.store, f"{gone}-second")
-    assert [len(proof.uses) for proof in proofs] == [1, 0]  # it was trained for the first alone
+    # Either proof tells what the volume did, for whichever task.
+    assert [[use.scan_id for use in proof.uses] for proof in proofs] == [[gone], [gone]]
     note = ask(hospital, plan, 3).note
     assert (note.used, note.replayed) == (5, 2)
+
+
+def test_a_policy_counts_a_volume_once(
+    hospital: Hospital, make_plan: MakePlan, paint: Paint
+) -> None:
+    plan = make_plan(replay={"budget_scans": 12})
+    paint(hospital, plan, "first", "second")
+    tasks = [task.name for task in plan.tasks]
+    assert count_annotated_scans(hospital.store, tasks) == 6
+    rounds(hospital, plan, 1, 2, 3, 4)
+    state = load_state(hospital.store, plan.federation, 4)
+    assert len(state.memory.entries) == 9
+    labelled = find_labelled(hospital.store, plan, 1)
+    nothing_new = replace(labelled, training={name: [] for name in tasks})
+    for least, remembered in ((6, 9), (7, 0)):
+        policy = Policy(min_annotated_scans=least)
+        material = choose_material(plan, 1, nothing_new, state, policy)
+        assert len(material.remembered) == remembered
+
+
+def test_a_name_that_came_for_one_task_stays_here_for_all(
+    hospital: Hospital, make_plan: MakePlan
+) -> None:
+    first, plan = ids_of(hospital, "first")[0], make_plan()
+    with hospital.store.connect() as connection:
+        save_identity(connection, first, Identity("P-0042", {"name": "Mustermann^Erika"}))
+    save_local_names(hospital.store, f"{first}-second", [(2, 7, "lesion Mustermann")])
+    assert local_names(hospital.store, plan, plan.tasks)["lesion"] == ("value 2", "value 7")
 
 
 def test_each_is_painted_for_its_own_task_on_the_page(

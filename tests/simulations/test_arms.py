@@ -210,6 +210,16 @@ def test_joint_training_can_have_the_labels_of_the_stream(order: Order, tmp_path
     assert arm_named("joint-same-labels", named) == joint
 
 
+def test_what_is_dealt_again_for_each_task_is_dealt_once_to_joint_training() -> None:
+    again = drawn("cardiac_again")
+    (deal,) = arm_named("joint", again).deals
+    assert (deal.task, deal.where, deal.classes) == ("joint", {}, ())
+    assert reasons_against(again)["joint-same-labels"] == "the same as joint here"
+    few = again.model_copy(update={"deals": again.deals[:2]})
+    (deal,) = arm_named("joint-same-labels", few).deals
+    assert deal.classes == ("LV", "MYO")
+
+
 def test_tasks_of_different_looks_cannot_be_joint() -> None:
     scenario = drawn("hippocampus_stream")
     tasks = scenario.model_dump()["plan"]["tasks"]

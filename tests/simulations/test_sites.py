@@ -8,6 +8,7 @@ from client.store.annotations import latest_annotations
 from client.store.layouts import Case, Dataset, find_cases
 from client.store.scans import list_scans
 from common.errors import SettingsError
+from common.plan import FederationPlan
 from common.scans import volume_of
 from common.settings_file import parse_settings
 from simulations.phantoms import write_phantoms
@@ -155,6 +156,25 @@ def test_a_site_may_get_a_case_for_two_tasks(
     for (task, name), classes in dealt.classes_painted.items():
         of_second = {"body", "head"} if vendor[name] == "x" else {"body"}
         assert classes == ({"head"} if task == "scanner-1" else of_second)
+
+
+def test_a_test_case_of_tasks_with_other_windows_is_refused(
+    tmp_path: Path, scenario: Callable[..., Scenario]
+) -> None:
+    values = small_scenario().model_dump()["plan"]
+    looks = [{"modality": "CT", "window_hu": window} for window in ([-1000, 200], [-100, 300])]
+    tasks = [{**task, **look} for task, look in zip(values["tasks"], looks, strict=True)]
+    plan = FederationPlan.model_validate({**values, "tasks": tasks})
+    dataset, sites = make_dataset(tmp_path, rows(40)), tuple(small_scenario().sites)
+    apart = (
+        Deal(task="scanner-1", where={"vendor": "x"}, sites=sites),
+        Deal(task="scanner-2", where={"vendor": "y"}, sites=sites),
+    )
+    assert deal_cases(scenario(deals=apart, plan=plan), dataset).test["scanner-2"]
+    shared = (apart[0], Deal(task="scanner-2"))
+    message = r"'c00' counts for the tasks 'scanner-1' and 'scanner-2', whose modalities or windows"
+    with pytest.raises(SettingsError, match=message):
+        deal_cases(scenario(deals=shared, plan=plan), dataset)
 
 
 def test_scans_of_two_tasks_are_painted_for_each_and_tested_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The same scan is recognised under another name, in another voxel order, and without its label."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from client.store.arrays import load_array
 from client.store.ingest import IngestReport, ingest_cases, read_case
 from client.store.label_maps import MadeFrom, find_label_map, save_label_map
 from client.store.layouts import Case, Dataset, find_cases
-from client.store.scans import list_scans
+from client.store.scans import each_image_once, list_scans
 from client.store.store import Store
 from common.plan import Task
 from common.scans import LabelMap, SliceAnnotation, SliceRef, volume_of
@@ -158,8 +159,11 @@ def test_the_same_scan_for_another_task_is_a_scan_of_its_own(
     two = next(scan for scan in list_scans(store, "other") if scan.case == "a")
     assert two.scan_id == f"{one.scan_id}-other"
     assert volume_of(two.scan_id) == volume_of(one.scan_id) == one.scan_id
-    # Each is normalised by its own task's window.
+    # Each is normalised by its own task's window, so they are two images.
     assert two.image_key != one.image_key
+    axis_of = {first.name: 2, "other": 2}
+    assert each_image_once([one, two], axis_of) == [one, two]
+    assert each_image_once([one, replace(two, image_key=one.image_key)], axis_of) == [one]
     painted = SliceAnnotation(SliceRef(two.scan_id, 0, 3), LABEL[3], (1, 2), "anna", 4.0)
     save_annotation(store, painted)
     assert latest_annotations(store, one.scan_id) == []

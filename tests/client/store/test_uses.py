@@ -32,6 +32,19 @@ def test_a_round_done_again_counts_as_it_was_done_last(store: Store) -> None:
     assert find_uses(store, "b") == [Use("fed", "b", "trained", 1, 1)]
 
 
+def test_what_a_volume_did_for_one_task_is_found_by_its_id_for_another(store: Store) -> None:
+    volume = "scan-0123456789abcdef"
+    _record(store, 1, {"trained": [volume, "scan-0123456789abcdee"]})
+    _record(store, 2, {"trained": [f"{volume}-second"]})
+    both = [Use("fed", volume, "trained", 1, 1), Use("fed", f"{volume}-second", "trained", 2, 2)]
+    assert find_uses(store, volume) == find_uses(store, f"{volume}-third") == both
+    # It came back for the second task alone, under the volume's own id, and went again.
+    with store.connect() as connection:
+        connection.execute("INSERT INTO withdrawn VALUES (?, 'now', NULL)", (volume,))
+        known = [trained_on_withdrawn(connection, "fed", number) for number in (1, 2, 3)]
+    assert known == [True, True, False]
+
+
 def test_federations_do_not_mix(store: Store) -> None:
     _record(store, 1, {"trained": ["a"]}, "one")
     _record(store, 2, {"trained": ["a"]}, "two")
