@@ -57,7 +57,7 @@ class HospitalLabeller:
         with among_others(self.store):
             maker, is_whole = self._maker()
             # A round makes labels with the network: without it they are not made again.
-            if is_whole or not shows_slices(self.store, scan_id, self.plan.federation):
+            if is_whole or not shows_slices(maker, scan_id):
                 spread_new(maker, [scan_id])
             labels = load_label_map(self.store, scan_id, self.plan.federation, joined=False)
             if is_too_short(labels.weight.shape, latest_annotations(self.store, scan_id)):

@@ -19,7 +19,7 @@ from client.learning.round_clock import NO_LIMIT, RoundClock
 from client.own_correspondence import learned_correspondence, own_correspondence
 from client.propagation.fuse import fuse
 from client.propagation.spread_labels import is_too_short, spread_labels
-from client.store.annotations import latest_annotations
+from client.store.complete_annotations import complete_annotations
 from client.store.label_maps import (
     MadeFrom,
     adopt_label_map,
@@ -33,6 +33,7 @@ from client.store.store import Store
 from common.networks.correspondence import CorrespondenceNetwork, build_correspondence
 from common.networks.unet import load_arrays
 from common.plan import FederationPlan, Propagation, Task
+from common.scans import SliceAnnotation
 from common.updates import CORRESPONDENCE, Arrays
 
 
@@ -46,6 +47,7 @@ class LabelMaker:
         propagation: how; the plan's own, or what is left of it while no network is learned.
         network: the correspondence network, if it is among the candidates.
         device: where.
+        tasks: those whose painted slices count, by name; all that the hospital allows.
     """
 
     store: Store
@@ -53,6 +55,11 @@ class LabelMaker:
     propagation: Propagation
     network: CorrespondenceNetwork | None
     device: torch.device
+    tasks: frozenset[str]
+
+    def painted_slices(self, scan_id: str) -> list[SliceAnnotation]:
+        """What is known of a scan's painted slices: for its task, and for others of these."""
+        return complete_annotations(self.store, scan_id, self.tasks)
 
 
 def label_maker(
@@ -70,14 +77,14 @@ def label_maker(
     Raises:
         OutOfTimeError: it is not learned yet, and the clock was over.
     """
-    network = None
+    network, names = None, _names(plan, tasks)
     if "correspondence" in plan.propagation.candidates:
         if plan.correspondence.rounds > 0:
             network = build_correspondence(plan.channels, plan.correspondence, plan.seed)
             load_arrays(network, arrays, CORRESPONDENCE)
         else:
             network = own_correspondence(store, plan, device, tasks, clock)
-    return LabelMaker(store, plan, plan.propagation, network, device)
+    return LabelMaker(store, plan, plan.propagation, network, device, names)
 
 
 def label_maker_now(
@@ -88,24 +95,29 @@ def label_maker_now(
     The federation's correspondence network comes with a round, and the hospital's own takes minutes
     to learn: while there is none, the other candidates carry the labels, or the patches alone.
     """
-    wanted = plan.propagation.candidates
+    wanted, names = plan.propagation.candidates, _names(plan, tasks)
     if "correspondence" not in wanted:
-        return LabelMaker(store, plan, plan.propagation, None, device), True
+        return LabelMaker(store, plan, plan.propagation, None, device, names), True
     own = plan.correspondence.rounds == 0
     network = learned_correspondence(store, plan, tasks) if own else None
     if network is not None:
-        return LabelMaker(store, plan, plan.propagation, network, device), True
+        return LabelMaker(store, plan, plan.propagation, network, device, names), True
     others = tuple(one for one in wanted if one != "correspondence") or ("patches",)
     settings = plan.propagation.model_copy(update={"candidates": others})
-    return LabelMaker(store, plan, settings, None, device), False
+    return LabelMaker(store, plan, settings, None, device, names), False
 
 
-def shows_slices(store: Store, scan_id: str, federation: str) -> bool:
+def _names(plan: FederationPlan, tasks: Sequence[Task] | None) -> frozenset[str]:
+    return frozenset(task.name for task in (plan.tasks if tasks is None else tasks))
+
+
+def shows_slices(maker: LabelMaker, scan_id: str) -> bool:
     """Whether what was spread last, for this federation, has the painted slices as they are now."""
+    store, federation = maker.store, maker.plan.federation
     if find_label_map(store, scan_id, federation, joined=False) is None:
         return False
     labels = load_label_map(store, scan_id, federation, joined=False)
-    annotations = latest_annotations(store, scan_id)
+    annotations = maker.painted_slices(scan_id)
     if set(labels.classes) != {index for one in annotations for index in one.looked_for}:
         return False
     index_of_channel = np.array([0, *labels.classes], dtype=np.uint8)
@@ -124,7 +136,7 @@ def spread_new(maker: LabelMaker, scan_ids: Iterable[str]) -> None:
     settings = maker.propagation.model_dump_json().encode()
     common_part = hashlib.sha256(settings + weights)
     for scan_id in scan_ids:
-        annotations = latest_annotations(maker.store, scan_id)
+        annotations = maker.painted_slices(scan_id)
         digest = common_part.copy()
         for annotation in annotations:
             digest.update(repr((annotation.ref, annotation.looked_for)).encode())
@@ -159,7 +171,8 @@ def join_segmenter(
         scan_ids: scans with a label map.
         round_number: this round; what it, or a later one, made in an earlier try is dropped first.
         held_back_dice: the federation's Dice of each class on slices that nobody trained on. A scan
-            is judged by the mean over its own classes; with one of them unknown it is left alone.
+            is judged by the mean over its classes that are taught by now; with one of them unknown
+            it is left alone.
     """
     store, plan = maker.store, maker.plan
     settings = plan.propagation
@@ -168,12 +181,13 @@ def join_segmenter(
         return 0
     index_of = {label.name: label.index for label in plan.labels}
     dice = {index_of[name]: value for name, value in held_back_dice.items() if name in index_of}
+    untaught = set(plan.untaught_indexes(round_number))
     number = 0
     for scan_id in scan_ids:
         current = find_label_map(store, scan_id, plan.federation)
         assert current is not None  # `spread_new` has been here
-        annotations = latest_annotations(store, scan_id)
-        classes = {index for one in annotations for index in one.looked_for}
+        annotations = maker.painted_slices(scan_id)
+        classes = {index for one in annotations for index in one.looked_for} - untaught
         if not classes <= dice.keys():
             continue
         score = sum(dice[index] for index in sorted(classes)) / len(classes)

@@ -36,7 +36,7 @@ from client.propagation.residual import (
     residual_per_slice,
     suggest,
 )
-from client.store.annotations import latest_annotations
+from client.store.complete_annotations import complete_annotations
 from client.store.label_maps import find_label_map, load_label_map
 from client.store.scans import find_scan, load_scan
 from client.store.store import Store
@@ -107,7 +107,8 @@ def quick_update(
     crop = _choose_crop(plan, load_scan(store, scan_id).geometry, spread_labels)
     if crop is None:
         return Updated(Crop((0, 0, 0), (0, 0, 0)), None, None, TOO_LARGE)
-    scan, annotations = crop.of_scan(load_scan(store, scan_id)), latest_annotations(store, scan_id)
+    scan = crop.of_scan(load_scan(store, scan_id))
+    annotations = complete_annotations(store, scan_id, {task.name for task in plan.tasks})
 
     def load(number: int) -> UNet:
         network = build_networks(plan, number)[SEGMENTER]

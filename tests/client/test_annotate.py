@@ -95,7 +95,7 @@ def test_a_slice_that_was_painted_again_is_spread_again(
             repaint(store, scan_id)
         labeller.spread(scan_id)
         assert versions(store, scan_id) == wanted
-        assert shows_slices(store, scan_id, plan.federation)
+        assert shows_slices(label_maker(store, plan, {}, CPU), scan_id)
 
 
 def test_without_a_learned_network_the_others_carry_the_label_at_once(
@@ -172,18 +172,16 @@ def test_a_label_shows_its_slices_until_one_is_painted(
     hospital: Hospital, make_plan: MakePlan
 ) -> None:
     store, (scan_id, other, _) = hospital.store, ids_of(hospital, "first")
-    plan = make_plan()
-    assert not shows_slices(store, scan_id, plan.federation), "there is none yet"
-    spread_new(label_maker(store, plan, {}, CPU), [scan_id, other])
-    assert shows_slices(store, scan_id, plan.federation)
+    maker = label_maker(store, make_plan(), {}, CPU)
+    assert not shows_slices(maker, scan_id), "there is none yet"
+    spread_new(maker, [scan_id, other])
+    assert shows_slices(maker, scan_id)
     (painted,) = latest_annotations(store, scan_id)
     save_annotation(store, replace(painted, ref=SliceRef(scan_id, 2, 0)))
-    assert not shows_slices(store, scan_id, plan.federation)
+    assert not shows_slices(maker, scan_id)
     (painted,) = latest_annotations(store, other)
     save_annotation(store, replace(painted, looked_for=(1, 2)))
-    assert not shows_slices(store, other, plan.federation), (
-        "another class was looked for on the same mask"
-    )
+    assert not shows_slices(maker, other), "another class was looked for on the same mask"
 
 
 # Updating -----------------------------------------------------------------------------------------

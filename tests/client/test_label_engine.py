@@ -30,6 +30,7 @@ MakeHospital = Callable[..., Hospital]
 MakeOracle = Callable[[FederationPlan], Annotator]
 MakeMaker = Callable[..., LabelMaker]
 CPU = torch.device("cpu")
+NAMES = frozenset({"first", "second"})
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def make_maker(make_hospital: MakeHospital, make_plan: MakePlan, oracle: MakeOra
         plan = make_plan(**{"propagation": propagation, **changes})
         store = make_hospital(name).store
         paint_asked_slices(store, plan, plan.tasks[0], oracle(plan))
-        maker = LabelMaker(store, plan, plan.propagation, None, CPU)
+        maker = LabelMaker(store, plan, plan.propagation, None, CPU, NAMES)
         spread_new(maker, ids_of(store))
         return maker
 
@@ -109,7 +110,9 @@ def test_without_the_candidate_there_is_no_correspondence_network(
     make_hospital: MakeHospital, make_plan: MakePlan
 ) -> None:
     store, plan = make_hospital().store, make_plan()
-    assert label_maker(store, plan, {}, CPU) == LabelMaker(store, plan, plan.propagation, None, CPU)
+    assert label_maker(store, plan, {}, CPU) == LabelMaker(
+        store, plan, plan.propagation, None, CPU, NAMES
+    )
 
 
 def test_the_federations_network_is_the_one_that_came(
@@ -195,7 +198,7 @@ def test_labels_are_spread_again_for_another_network(
     scan_id = ids_of(maker.store)[0]
     for seed, wanted in ((0, 2), (0, 2), (1, 3)):
         network = build_correspondence(1, plan.correspondence, seed)
-        spread_new(LabelMaker(maker.store, plan, plan.propagation, network, CPU), [scan_id])
+        spread_new(LabelMaker(maker.store, plan, plan.propagation, network, CPU, NAMES), [scan_id])
         assert versions(maker.store, scan_id) == wanted
 
 

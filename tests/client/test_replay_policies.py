@@ -31,6 +31,7 @@ MakeHospital = Callable[..., Hospital]
 MakeOracle = Callable[[FederationPlan], Annotator]
 Paint = Callable[..., None]
 CPU = torch.device("cpu")
+NAMES = frozenset({"first", "second"})
 POLICIES = ["reservoir", "balanced", "hard"]
 
 
@@ -135,7 +136,7 @@ def test_what_is_missed_is_hard_and_an_empty_slice_where_nothing_is_found_is_eas
     segmenter = segmenter_of(plan, first_arrays(plan))
     with torch.no_grad():
         list(segmenter.parameters())[-1].copy_(torch.tensor([99.0, 0.0, 0.0]))  # background alone
-    maker = LabelMaker(store, plan, plan.propagation, None, CPU)
+    maker = LabelMaker(store, plan, plan.propagation, None, CPU, NAMES)
     material = Material(plan.tasks[0], [empty, missed], [])
     assert measure_hardness(maker, segmenter, Memory(), material) == {empty: 0.0, missed: 1.0}
 

@@ -7,27 +7,30 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hospital_rounds import ask, ids_of
 from running_page import running
 
+from client.annotate import HospitalLabeller
+from client.annotation.annotator import Annotator
 from client.annotation.import_masks import Wanted, import_mask
 from client.local_round import Hospital
 from client.policy import Policy
 from client.round_material import choose_material, find_labelled
-from client.store.annotations import latest_annotations
+from client.store.annotations import latest_annotations, save_annotation
 from client.store.forget import forget
 from client.store.identities import Identity, save_identity
 from client.store.ingest import ingest_cases
-from client.store.label_maps import load_label_map
+from client.store.label_maps import find_label_map, load_label_map
 from client.store.layouts import find_cases
 from client.store.local_names import local_names, save_local_names
 from client.store.rounds import load_state
-from client.store.scans import find_scan
+from client.store.scans import find_scan, list_scans, read_reference
 from client.store.status import count_annotated_scans
 from client.store.uses import find_uses
 from common.errors import StoreError
 from common.plan import FederationPlan
-from common.scans import volume_of
+from common.scans import SliceRef, volume_of
 
 MakePlan = Callable[..., FederationPlan]
 MakeHospital = Callable[..., Hospital]
@@ -66,6 +69,35 @@ def test_the_second_stage_learns_the_new_class_on_them_and_replays_the_old(
     memory = load_state(hospital.store, plan.federation, 3).memory
     assert memory.offered == {*first, *second}
     assert len(memory.entries) == plan.replay.budget_scans
+
+
+def test_slices_that_were_painted_for_both_tasks_teach_both_classes(
+    hospital: Hospital, make_plan: MakePlan, oracle: Callable[..., Annotator]
+) -> None:
+    store, plan = hospital.store, make_plan()
+    for scan in list_scans(store):
+        looked_for = plan.class_indexes(plan.task_named(scan.task))
+        save_annotation(store, oracle(plan).paint(store, SliceRef(scan.scan_id, 2, 8), looked_for))
+    # While the lesion is untaught it is left out; the organ's stage goes as ever.
+    arrays = ask(hospital, plan, 1).arrays
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    rounds(hospital, plan, 2, 3)
+    first, second = ids_of(hospital, "first"), ids_of(hospital, "second")
+    shared = {f"{one}-second" for one in first}
+    for one in (*first, *second):
+        labels = load_label_map(store, one, plan.federation)
+        truth = read_reference(store, one, plan)[:, :, 8]
+        wanted = (1, 2) if one in {*first, *shared} else (2,)
+        assert labels.classes == wanted
+        np.testing.assert_array_equal(
+            labels.hard()[:, :, 8], np.where(np.isin(truth, wanted), truth, 0)
+        )
+        assert np.asarray(labels.weight)[:, :, 8].all()
+    made = find_label_map(store, first[0], plan.federation)
+    labeller = HospitalLabeller(store, plan, torch.device("cpu"))
+    # The page shows the labels that the rounds learn from, and does not make others.
+    assert labeller.spread(first[0]).sentence == ""
+    assert find_label_map(store, first[0], plan.federation) == made
 
 
 def test_a_volume_that_judges_one_task_trains_no_other(
