@@ -46,7 +46,8 @@ def test_classes_not_looked_for_are_not_painted(store: Store) -> None:
 
 def test_in_a_case_of_few_classes_the_others_stay_unknown(store: Store) -> None:
     one, *others = list_scans(store)
-    annotator = SimulatedAnnotator(SCENARIO.plan, SCENARIO.annotator, {one.case: {"body"}})
+    few = {(one.task, one.case): {"body"}, ("another", others[0].case): {"body"}}
+    annotator = SimulatedAnnotator(SCENARIO.plan, SCENARIO.annotator, few)
     (before,) = latest_annotations(store, one.scan_id)
     painted = annotator.paint(store, before.ref, (1, 2))
     assert painted.looked_for == (2,)
