@@ -229,7 +229,7 @@ def _drop_rows(connection: sqlite3.Connection, scan_id: str) -> dict[str, int]:
 
 
 def _drop_quarantined(connection: sqlite3.Connection, case: str) -> int:
-    """Cases of that name, and others whose reason names it."""
+    """Cases of that name, and others whose reason, as earlier versions wrote it, names it."""
     query = "DELETE FROM quarantine WHERE case_name = ? OR instr(reason, ?) > 0"
     return connection.execute(query, (case, repr(case))).rowcount
 
